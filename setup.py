@@ -1,0 +1,30 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="parle_hpc",
+    version="0.1.0",
+    description="Parle: training deep networks on clusters with almost no communication",
+    long_description=(Path(__file__).parent / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["parle_hpc", "parle_hpc.*"]),
+    package_data={"parle_hpc": ["recipes/*.toml"]},
+    install_requires=[
+        "torch>=2.4,<3",
+        "numpy>=1.26,<3",
+        "h5py>=3.8,<4",  # data sets and checkpoints in HDF5
+        "pydantic>=2.7,<3",  # typed settings: checks every value and says which one is wrong
+        "tomlkit>=0.12,<1",  # reads and writes TOML on every Python that we support
+        "tqdm>=4.60,<5",  # progress bar
+        "scikit-learn>=1.3,<2",  # the built-in handwritten digits
+    ],
+    extras_require={
+        # horovod does not build by itself against today's torch: use install/horovod.py, which fits both to one MPI
+        "mpi": ["mpi4py>=4.0,<5", "horovod==0.28.1"],
+        "test": ["pytest>=8,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7", "ruff==0.17.5"],
+    },
+    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
+)
