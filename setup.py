@@ -8,7 +8,6 @@ setup(
     description="Parle: training deep networks on clusters with almost no communication",
     long_description=(Path(__file__).parent / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["parle_hpc", "parle_hpc.*"]),
     package_data={"parle_hpc": ["recipes/*.toml"]},
@@ -18,6 +17,7 @@ setup(
         "h5py>=3.8,<4",  # data sets and checkpoints in HDF5
         "pydantic>=2.7,<3",  # typed settings: checks every value and says which one is wrong
         "tomlkit>=0.12,<1",  # reads and writes TOML on every Python that we support
+        "pydantic-settings>=2.4,<3",  # the command line from the typed settings
         "tqdm>=4.60,<5",  # progress bar
         "scikit-learn>=1.3,<2",  # the built-in handwritten digits
     ],

@@ -44,7 +44,9 @@ def stop(message):
 
 def check_machine():
     if sys.version_info < (3, 10):
-        stop(f"Python 3.10 or newer is needed, {sys.executable} is {sys.version.split()[0]}; try make PYTHON=python3.12")
+        stop(
+            f"Python 3.10 or newer is needed, {sys.executable} is {sys.version.split()[0]}; try make PYTHON=python3.12"
+        )
     if not (shutil.which("c++") or shutil.which("g++") or os.environ.get("CXX")):
         stop("no C++ compiler found; install g++ (Debian: apt install g++) or load a compiler module")
     if not Path(sysconfig.get_path("include"), "Python.h").exists():

@@ -222,7 +222,10 @@ def main():
         logs = cache_folder() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         log_path = logs / f"{key}.log"
-        print(f"building Horovod {VERSION} for torch {torch_version} and {mpi}: 1 to 4 minutes (log: {log_path})", flush=True)
+        print(
+            f"building Horovod {VERSION} for torch {torch_version} and {mpi}: 1 to 4 minutes (log: {log_path})",
+            flush=True,
+        )
         started = time.monotonic()
         build(folder, log_path, arguments.sdist, cuda, standard, mpi_home)
         print(f"built in {time.monotonic() - started:.0f} s", flush=True)

@@ -1,0 +1,229 @@
+"""Settings: typed, checked, from a recipe and the command line.
+
+A recipe is a short TOML file of what differs from the defaults below. A table named after an algorithm holds what
+differs again where that algorithm is chosen, e.g. [sgd.schedule] beside [schedule].
+"""
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import tomlkit
+import tomlkit.exceptions
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+
+from .failure import BadInput
+
+PROGRAM = "python -m parle_hpc.train"
+ALGORITHMS = ("parle", "entropy_sgd", "elastic_sgd", "sgd")
+DATA_PARALLEL = ("entropy_sgd", "sgd")  # one replica over all ranks
+ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the others one pass
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Data(Section):
+    name: Literal["digits", "mnist"] = Field("digits", description="data set")
+    path: str = Field(
+        "",
+        description="HDF5 file made by python -m parle_hpc.data.prepare; data/NAME.h5 where empty (digits makes itself)",
+    )
+    batch_size: int = Field(128, ge=1, description="samples in a mini-batch of a replica, over all its ranks")
+
+
+class Model(Section):
+    name: Literal["lenet"] = Field("lenet", description="network")
+    dropout: float = Field(0.25, ge=0, lt=1, description="probability that a unit is dropped")
+
+
+class Algorithm(Section):
+    name: Literal[ALGORITHMS] = Field("parle", description="what trains")
+    L: int = Field(25, ge=1, description="inner steps (mini-batches) in a round, (8c)")
+    alpha: float = Field(0.75, ge=0, lt=1, description="weight of the past in z, (8b)")
+    gamma0: float = Field(100.0, gt=0, description="gamma at the start, (9); pulls y to x^a by 1/gamma")
+    rho0: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=True,
+        description="rho at the start, (9); pulls x^a to the reference by 1/rho; inf: independent replicas",
+    )
+    reference: Literal["current", "lagged", "average"] = Field(
+        "current",
+        description="x in (8c): mean of this round's x^a; of the last round's (on its own stable only while "
+        "lr/rho < (1 + momentum)/(1 + 2 momentum)); or mean of z, which waits for the network",
+    )
+    inside: Literal["gradients", "workers"] = Field(
+        "gradients", description="ranks of a replica average gradients at every step, or are the workers of (10)"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's mu, Remark 2")
+    inner_lr: float | None = Field(None, gt=0, description="eta' of (8a), never annealed; schedule.lr where not given")
+    weight_decay: float = Field(0.0, ge=0, description="added to the gradient as weight_decay * y")
+    scoping: bool = Field(
+        True, description="Elastic-SGD: anneal rho by (9). Stable only while lr (h + 1/rho) < 1.357, h the curvature"
+    )
+
+
+class Schedule(Section):
+    lr: float = Field(0.1, gt=0, description="learning rate eta at the start")
+    drops: list[float] = Field([], description="epochs after which eta drops, e.g. 2,4,6; fractions are allowed")
+    drop_factor: float = Field(10.0, ge=1, description="eta is divided by this at each drop")
+    epochs: float = Field(
+        3.0,
+        gt=0,
+        description="epochs; of Parle and Entropy-SGD B rounds (L passes over the data), of the others one pass",
+    )
+    max_rounds: int | None = Field(None, ge=1, description="end after this many rounds even if epochs are left")
+
+
+class Run(Section):
+    seed: int = Field(0, ge=0, description="seed of weights, order of samples and dropout")
+    validate_every: int = Field(10, ge=1, description="rounds between two validations of the reference")
+    statistics_batches: int = Field(
+        64,
+        ge=1,
+        description="mini-batches of training data, over all ranks, that give a validation its BatchNorm statistics and "
+        "training error; the last validation takes all",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to compute; auto takes a GPU if there is one"
+    )
+
+
+class Settings(BaseSettings):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    recipe: str = Field("lenet_digits", description="name of a recipe that comes with parle_hpc, or a TOML file")
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        description="replicas n; where not given 3, 2 or 1, the first that divides the ranks, and 1 for sgd and entropy_sgd",
+    )
+    out: str | None = Field(None, description="output folder; where not given runs/RECIPE-DATE-TIME")
+    data: Data = Data()
+    model: Model = Model()
+    algorithm: Algorithm = Algorithm()
+    schedule: Schedule = Schedule()
+    run: Run = Run()
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls, init_settings, **others):
+        # only the recipe and the command line: an environment variable named DATA is nobody's setting
+        return (init_settings,)
+
+
+def option_names():
+    """Every option of the command line, without its dashes."""
+    names = ["help"]
+    for name, field in Settings.model_fields.items():
+        section = (
+            field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, Section) else None
+        )
+        names += [f"{name}.{key}" for key in section.model_fields] if section else [name]
+    return names
+
+
+def nearest(name, names):
+    """The advice to add to an unknown name: the nearest right ones."""
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    # "--batch_size" is near to no full name, but is the end of one
+    close = close or [right for right in names if right.rpartition(".")[2] == name.rpartition(".")[2]]
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+def recipe_names():
+    return sorted(
+        path.name[:-5]
+        for path in resources.files(__package__).joinpath("recipes").iterdir()
+        if path.name.endswith(".toml")
+    )
+
+
+def read_recipe(name):
+    """The recipe's tables. Raises BadInput where it does not exist or is not TOML."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise BadInput(f"--recipe {name}: no such file")
+    elif name in recipe_names():
+        path = resources.files(__package__).joinpath("recipes", f"{name}.toml")
+    else:
+        raise BadInput(f"--recipe {name}: unknown recipe; {nearest(name, recipe_names())}")
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except (tomlkit.exceptions.ParseError, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"--recipe {name} is not a TOML file: {error}") from None
+
+
+def read_command_line(arguments):
+    """The given settings as nested tables, unchecked."""
+    names = option_names()
+    for argument in arguments:
+        name = argument[2:].partition("=")[0]
+        if argument.startswith("--") and name not in names:
+            raise BadInput(f"--{name}: unknown setting; {nearest(name, names)}")
+    try:
+        source = CliSettingsSource(
+            Settings,
+            cli_prog_name=PROGRAM,
+            cli_parse_args=arguments,
+            cli_exit_on_error=False,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+        )
+        return source()
+    except SettingsError as error:
+        raise BadInput(str(error).removeprefix("error parsing CLI: ").replace("argument ", "", 1)) from None
+
+
+def merge(base, over):
+    """`over` on top of `base`, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = (
+            merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
+    return merged
+
+
+def one_line(error):
+    """The first complaint of pydantic as one line with the setting's name, value and what would be right."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{name}: unknown setting; {nearest(name, option_names())}"
+    message = first["msg"].replace("Input should be", "must be").replace("'", "")
+    return f"--{name} {first['input']}: {message[0].lower()}{message[1:]}"
+
+
+def load(arguments):
+    """Settings from a command line (a list of strings), the recipe it names, and the defaults.
+
+    Raises BadInput, with one line that names the setting, for anything wrong in them; exits 0 after --help.
+    """
+    given = read_command_line(arguments)
+    recipe = read_recipe(given.get("recipe", Settings.model_fields["recipe"].default))
+    variants = {name: recipe.pop(name, {}) for name in ALGORITHMS}
+    algorithm = merge(recipe, given).get("algorithm", {})
+    chosen = algorithm.get("name", "parle") if isinstance(algorithm, dict) else "parle"
+    tables = merge(merge(recipe, variants.get(chosen, {})), given)
+    try:
+        return Settings(**tables)
+    except ValidationError as error:
+        raise BadInput(one_line(error)) from None
+
+
+def default_replicas(algorithm, size):
+    """Replicas where the user gives none: 3 where the world divides by 3, else 2 where it is even, else 1."""
+    if algorithm in DATA_PARALLEL:
+        return 1
+    return next(n for n in (3, 2, 1) if size % n == 0)
+
+
+def write(settings, path):
+    """The settings in force as a TOML file that `--recipe` takes."""
+    tables = settings.model_dump(exclude={"recipe", "out"}, exclude_none=True)
+    path.write_text(f"# recipe {settings.recipe}\n{tomlkit.dumps(tables)}", encoding="utf-8")

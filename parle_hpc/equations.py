@@ -1,0 +1,80 @@
+"""The equations of Parle, in the paper's letters.
+
+Each function updates the tensors that it is given and touches nothing else. Arguments in capitals of the paper's text
+(L, B, N) are integers; every tensor argument is a list of tensors of equal shapes from list to list, so that a whole
+network, or the part of it that fits into a cache, is one call. `v` is the Nesterov momentum of the variable before it
+(Remark 2): with d the bracket of an equation,
+
+    v <- mu v + d ;   p <- p - eta (d + mu v).
+
+`g` is the mini-batch's gradient of f, weight decay included, averaged over the ranks of the replica.
+"""
+
+import torch
+
+
+def nesterov(p, v, d, *, eta, mu):
+    """Remark 2, in the form of torch.optim.SGD(nesterov=True): v = mu v + d ; p = p - eta (d + mu v). Overwrites d."""
+    torch._foreach_mul_(v, mu)
+    torch._foreach_add_(v, d)
+    torch._foreach_add_(d, v, alpha=mu)
+    torch._foreach_add_(p, d, alpha=-eta)
+
+
+def proximal(g, p, center, strength):
+    """g + strength (p - center), in new tensors: the bracket of (6a), (7a) and (8a)."""
+    d = torch._foreach_sub(p, center)
+    torch._foreach_mul_(d, strength)
+    torch._foreach_add_(d, g)
+    return d
+
+
+def eq_6a(y, v, g, x, *, eta, gamma, mu):
+    """(6a)  y = y - eta' [ grad f(y) + (y - x) / gamma ]"""
+    nesterov(y, v, proximal(g, y, x, 1 / gamma), eta=eta, mu=mu)
+
+
+def eq_6b(z, y, *, alpha):
+    """(6b)  z = alpha z + (1 - alpha) y"""
+    torch._foreach_lerp_(z, y, 1 - alpha)
+
+
+def eq_6c(x, v, z, *, eta, mu):
+    """(6c)  x = x - eta (x - z)        at the end of a round"""
+    nesterov(x, v, torch._foreach_sub(x, z), eta=eta, mu=mu)
+
+
+def eq_7a(xa, v, g, x, *, eta, rho, mu):
+    """(7a)  x^a = x^a - eta [ grad f(x^a) + (x^a - x) / rho ]"""
+    nesterov(xa, v, proximal(g, xa, x, 1 / rho), eta=eta, mu=mu)
+
+
+def eq_7b(x, mean, *, eta):
+    """(7b)  x = x - eta (x - 1/n sum_a x^a)"""
+    torch._foreach_lerp_(x, mean, eta)
+
+
+def eq_8a(y, v, g, xa, *, eta, gamma, mu):
+    """(8a)  y^a = y^a - eta' [ grad f(y^a) + (y^a - x^a) / gamma ]        the same as (6a)"""
+    eq_6a(y, v, g, xa, eta=eta, gamma=gamma, mu=mu)
+
+
+def eq_8b(z, y, *, alpha):
+    """(8b)  z^a = alpha z^a + (1 - alpha) y^a        the same as (6b)"""
+    eq_6b(z, y, alpha=alpha)
+
+
+def eq_8c(xa, v, z, x, *, eta, rho, mu):
+    """(8c)  x^a = x^a - eta (x^a - z^a) - eta/rho (x^a - x)        at the end of a round"""
+    e = torch._foreach_sub(xa, z)
+    nesterov(xa, v, proximal(e, xa, x, 1 / rho), eta=eta, mu=mu)
+
+
+def eq_8d(x, n):
+    """(8d) with eta'' = rho/n (section 3.1)  x = 1/n sum_a x^a        x comes in as the sum"""
+    torch._foreach_div_(x, n)
+
+
+def eq_9(initial, t, B, *, clip):
+    """(9)  gamma_t = max(1, gamma_0 (1 - 1/(2B))^t) ;  rho_t = max(0.1, rho_0 (1 - 1/(2B))^t)"""
+    return max(clip, initial * (1 - 1 / (2 * B)) ** t)

@@ -1,0 +1,186 @@
+"""BatchNorm statistics and validation of the reference.
+
+python -m parle_hpc.evaluate RUN_DIR        # the error of a finished run's reference.pt on the test set
+"""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .data.split import shares
+from .data.store import default_path, open_dataset
+from .failure import BAD_INPUT, BadInput, Parser, leave
+
+EVALUATION_BATCH = 500  # images in a forward pass without gradients
+
+
+class Score(NamedTuple):
+    """Error in percent, and mean cross-entropy in nats."""
+
+    error: float
+    loss: float
+
+
+class Group:
+    """The ranks among which an evaluation is divided: sums over an mpi4py communicator, or over this process alone."""
+
+    def __init__(self, comm=None):
+        self._comm = comm
+        self.rank = comm.Get_rank() if comm is not None else 0
+        self.size = comm.Get_size() if comm is not None else 1
+
+    def sum(self, values):
+        """Sum of a float64 array over the ranks."""
+        total = np.array(values, np.float64)
+        if self.size > 1:
+            from mpi4py import MPI
+
+            self._comm.Allreduce(MPI.IN_PLACE, total)
+        return total
+
+
+@contextmanager
+def untouched(model):
+    """Whatever the body does to modes and BatchNorm statistics, the model has its own again after, bit for bit."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, momentum in momenta:
+            module.momentum = momentum
+        for buffer, kept in buffers:
+            buffer.copy_(kept)
+
+
+@torch.no_grad()
+def recompute_statistics(model, batches, group):
+    """BatchNorm statistics of the weights as they are, as torch.optim.swa_utils.update_bn computes them.
+
+    Reset, then the cumulative average over this rank's `batches` of images with dropout off, then the mean over the
+    ranks, weighted by their number of batches. Leaves the model in evaluation mode. Collective over the group.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    model.eval()
+    for layer in layers:
+        layer.train()
+        layer.reset_running_stats()
+        layer.momentum = None
+    count = 0
+    for images in batches:
+        model(images)
+        count += 1
+    model.eval()
+    if not layers:
+        return
+    statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var)]
+    mine = torch.cat(statistics).double().cpu().numpy() * count
+    *total, batches_of_all = group.sum([*mine, count])
+    if not batches_of_all:
+        raise BadInput("the training set gives no mini-batch for BatchNorm's statistics")
+    mean = torch.tensor(total, dtype=torch.float64) / batches_of_all
+    for s, values in zip(statistics, torch.split(mean, [s.numel() for s in statistics]), strict=True):
+        s.copy_(values)
+
+
+@torch.no_grad()
+def score(model, batches, group):
+    """Score over the (images, labels) of all ranks of the group. Collective over it."""
+    wrong, loss, count = 0.0, 0.0, 0
+    for images, labels in batches:
+        outputs = model(images)
+        wrong += (outputs.argmax(1) != labels).sum().item()
+        loss += torch.nn.functional.cross_entropy(outputs.float(), labels, reduction="sum").item()
+        count += len(labels)
+    wrong, loss, count = group.sum([wrong, loss, count])
+    return Score(100 * wrong / count, loss / count)
+
+
+class Validation:
+    """Validates whatever weights the model holds, on all ranks, and leaves it as it was, bit for bit.
+
+    Args:
+        model: the network that trains.
+        data: DataSet.
+        batch_size: images in a batch that gives BatchNorm statistics: the mini-batch of training.
+        device: of the model.
+        comm: mpi4py communicator among whose ranks the work is divided; None for this process alone.
+    """
+
+    def __init__(self, model, data, batch_size, device, comm=None):
+        self.model, self.data, self.batch_size, self.device = model, data, batch_size, device
+        self.group = Group(comm)
+
+    def _sweep(self, part, batch_size, limit=None):
+        for indices in shares(len(part), batch_size, self.group.rank, self.group.size, limit):
+            yield part.batch(indices, self.device)
+
+    def validate(self, limit=None):
+        """(test Score, training Score, state dict with the new statistics).
+
+        limit: mini-batches of training data for statistics and training score; None for the whole set.
+        """
+        with untouched(self.model):
+            images = (images for images, _ in self._sweep(self.data.train, self.batch_size, limit))
+            recompute_statistics(self.model, images, self.group)
+            test = score(self.model, self._sweep(self.data.test, EVALUATION_BATCH), self.group)
+            train = score(self.model, self._sweep(self.data.train, self.batch_size, limit), self.group)
+            state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        return test, train, state
+
+
+@torch.no_grad()
+def relative_spread(live, reference, comm):
+    """max_a |x^a - x| / |x| over the ranks of an mpi4py communicator; `live` and `reference` are lists of tensors."""
+    from mpi4py import MPI
+
+    far = sum((a - x).double().square().sum().item() for a, x in zip(live, reference, strict=True))
+    size = sum(x.double().square().sum().item() for x in reference)
+    return comm.allreduce((far / size) ** 0.5, op=MPI.MAX)
+
+
+def evaluate_run(folder):
+    """Test Score of a finished run's reference.pt, in this process alone.
+
+    Raises BadInput where the folder does not hold a finished run.
+    """
+    from .config import load
+    from .models import build
+
+    folder = Path(folder)
+    for name in ("config.toml", "reference.pt"):
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder} holds no finished run: {name} is missing")
+    settings = load(["--recipe", str(folder / "config.toml")])
+    data = open_dataset(settings.data.path or default_path(settings.data.name))
+    model = build(
+        settings.model.name,
+        num_classes=data.classes,
+        in_channels=data.train.images.shape[1],
+        dropout=settings.model.dropout,
+    )
+    model.load_state_dict(torch.load(folder / "reference.pt", weights_only=True))
+    model.eval()
+    validation = Validation(model, data, settings.data.batch_size, torch.device("cpu"))
+    return score(model, validation._sweep(data.test, EVALUATION_BATCH), validation.group), len(data.test)
+
+
+def main():
+    parser = Parser(prog="python -m parle_hpc.evaluate", description="validate the reference of a finished run")
+    parser.add_argument("run", metavar="RUN_DIR", help="output folder of the run")
+    try:
+        result, count = evaluate_run(parser.parse_args().run)
+    except BadInput as error:
+        leave(str(error), BAD_INPUT)
+    print(f"validation error {result.error:.2f} %, loss {result.loss:.4f}, on {count:,} images")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,457 @@
+"""Parle and its relatives as torch optimisers.
+
+    optimizer = Parle(model.parameters(), lr=0.1, batches_per_epoch=B, comm=topology.cross)
+    for images, labels in batches:
+        optimizer.zero_grad()
+        loss(model(images), labels).backward()
+        topology.average_gradients(model.parameters())      # where a replica has several ranks
+        optimizer.step()                                     # (8a), (8b); after L of them (8c), (8d)
+    with optimizer.at_reference():
+        validate(model)
+
+A state is one flat vector over all weights, in float32, or float64 where a parameter is. Weights of a narrower type,
+such as bfloat16, are live copies of a master in the state's type.
+"""
+
+import math
+import time
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+from .equations import eq_7a, eq_7b, eq_8a, eq_8b, eq_8c, eq_9
+from .flat import Layout
+from .reference import reference_over
+
+GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
+REFERENCES = ("current", "lagged", "average")
+INSIDE = ("gradients", "workers")
+SGD_ROUND = 25  # SGD and Elastic-SGD have no rounds, but are counted, reported and saved in rounds of this many steps
+
+
+def require(condition, name, value, right):
+    if not condition:
+        raise ValueError(f"{name} is {value!r}; it must be {right}")
+
+
+class FlatOptimizer(torch.optim.Optimizer):
+    """What Parle, Entropy-SGD and Elastic-SGD share: flat state, a step counter, and the way to the reference.
+
+    Attributes:
+        steps: mini-batches done so far, k.
+        round_length: mini-batches in a round, for counting and reporting.
+        gamma, rho: of this round or step, None where the algorithm has none.
+        coupling_wait_seconds, coupling_bytes_sent: waiting for other ranks, and this rank's payload, so far.
+        coupling_seconds: time that the coupling has taken so far: waiting for the mean and moving x^a, or x.
+    """
+
+    flat_names = ()  # attributes that are flat buffers and belong to the state
+
+    def __init__(self, params, defaults):
+        require(defaults["lr"] >= 0, "lr", defaults["lr"], "at least 0")
+        require(0 <= defaults["momentum"] < 1, "momentum", defaults["momentum"], "in [0, 1)")
+        require(defaults["weight_decay"] >= 0, "weight_decay", defaults["weight_decay"], "at least 0")
+        self._layout = None
+        super().__init__(params, defaults)
+        self._layout = Layout(self.param_groups)
+        self._master = self._layout.zeros() if self._layout.needs_master else None
+        for name in self.flat_names:
+            setattr(self, name, self._layout.zeros())
+        self.steps = 0
+        self.coupling_seconds = 0.0
+        self._begun = False
+
+    def add_param_group(self, param_group):
+        """Refused once the state exists: the flat buffers, and a reduction under way, have the length they have."""
+        if self._layout is not None:
+            raise RuntimeError(
+                f"{type(self).__name__} cannot take more parameters after it is made: its state is flat and may be "
+                "in flight between the replicas; make a new optimiser over all parameters"
+            )
+        super().add_param_group(param_group)
+
+    def _begin(self):
+        """Take the weights as they are at the first use, so that a broadcast may come after the constructor."""
+        if not self._begun:
+            self._begun = True
+            if self._master is not None:
+                self._layout.pack(self._master)
+            self._take_weights()
+
+    def _weights(self):
+        """One vector for each parameter that the equations update: the live weights, or their master."""
+        return self._layout.live() if self._master is None else list(self._layout.vectors(self._master))
+
+    def _pieces(self, *flats):
+        return [self._layout.pieces(self._layout.vectors(flat)) for flat in flats]
+
+    def _blocks(self, weights, *states):
+        """(group, weights, gradients, states...) block by block; weight decay is in the gradients. Blocks without
+        gradients and single parameters without one are left out."""
+        gradients = self._layout.pieces(self._layout.gradients())
+        for i, (index, _) in enumerate(self._layout.blocks):
+            group = self.param_groups[index]
+            has = [j for j, g in enumerate(gradients[i]) if g is not None]
+            if has:
+                y, g, *rest = ([pieces[i][j] for j in has] for pieces in (weights, gradients, *states))
+                if group["weight_decay"]:
+                    g = torch._foreach_add(g, y, alpha=group["weight_decay"])
+                yield group, y, g, *rest
+
+    @contextmanager
+    def at_reference(self):
+        """The model holds the newest reference inside, and its live weights again, bit for bit, after.
+
+        Collective over the replicas.
+        """
+        with torch.no_grad():
+            self._begin()
+            kept = [p.detach().clone() for p in self._layout.params]
+            self._layout.unpack(self._newest_reference())
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_([p.detach() for p in self._layout.params], kept)
+
+    def state_dict(self):
+        """torch's own state dict, with the flat buffers and the counter under "flat". The weights are the model's."""
+        self._begin()
+        state = super().state_dict()
+        state["flat"] = {name: getattr(self, name).clone() for name in self._state_names()}
+        state["flat"]["steps"] = self.steps
+        return state
+
+    def load_state_dict(self, state_dict):
+        """Continue where `state_dict` was taken, bit for bit, once the model's weights are loaded too.
+
+        Collective over the replicas. Raises ValueError where the buffers do not fit.
+        """
+        flat = dict(state_dict["flat"])
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
+        for name in self._state_names():
+            mine = getattr(self, name)
+            require(
+                name in flat and flat[name].shape == mine.shape, f"state {name}", name in flat, f"{mine.numel()} floats"
+            )
+            mine.copy_(flat[name])
+        self.steps = flat["steps"]
+        self._begun = True
+        self._restart()
+
+    def _state_names(self):
+        return [*self.flat_names, *(["_master"] if self._master is not None else [])]
+
+
+class Parle(FlatOptimizer):
+    """Parle, (8a)-(8d) with (9): Entropy-SGD in each replica, coupled to the mean of the replicas every L steps.
+
+    Args:
+        params: parameters or parameter groups; lr, momentum, weight_decay and inner_lr may differ by group.
+        lr: eta of (8c), annealed by torch's schedulers.
+        momentum: mu, Nesterov's, for y and x^a (Remark 2).
+        L: inner steps (mini-batches) in a round.
+        alpha: of (8b), in [0, 1).
+        gamma0, rho0: gamma and rho at the start, (9). rho0 = inf: no elastic term and no traffic.
+        batches_per_epoch: B of (9), mini-batches in one pass over what the replica sees.
+        inner_lr: eta' of (8a), never annealed; the initial lr where None.
+        weight_decay: added to the gradient as weight_decay * y.
+        reference: x in (8c). "current": the mean of the x^a of this round; "lagged": of the round before, (8d) read
+            strictly, on its own stable only while lr / rho < (1 + mu) / (1 + 2 mu); "average": the mean of z at this
+            coupling, which must wait for the network.
+        comm: mpi4py communicator over the replicas; None for a single one.
+        replica: mpi4py communicator of this replica's ranks; needed by inside="workers" only.
+        inside: "gradients": the ranks of a replica average their gradients before `step`; "workers": each rank is
+            a worker y^b of (10), and the mean of their z^b stands for z in (8c).
+
+    Raises ValueError for a setting out of range.
+    """
+
+    flat_names = ("x", "z", "v_y", "v_x")
+
+    def __init__(
+        self,
+        params,
+        *,
+        lr,
+        momentum=0.9,
+        L=25,
+        alpha=0.75,
+        gamma0=100.0,
+        rho0=1.0,
+        batches_per_epoch,
+        inner_lr=None,
+        weight_decay=0.0,
+        reference="current",
+        comm=None,
+        replica=None,
+        inside="gradients",
+    ):
+        require(L >= 1, "L", L, "at least 1")
+        require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
+        require(gamma0 > 0, "gamma0", gamma0, "above 0")
+        require(rho0 > 0, "rho0", rho0, "above 0")
+        require(batches_per_epoch >= 1, "batches_per_epoch", batches_per_epoch, "at least 1")
+        require(inner_lr is None or inner_lr >= 0, "inner_lr", inner_lr, "at least 0")
+        require(reference in REFERENCES, "reference", reference, f"one of {', '.join(REFERENCES)}")
+        require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
+        require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            if group["inner_lr"] is None:
+                group["inner_lr"] = group["lr"]
+        self.L, self.alpha, self.B = L, alpha, batches_per_epoch
+        self.gamma0, self.rho0, self.reference = gamma0, rho0, reference
+        self._elastic = math.isfinite(rho0)
+        if reference == "lagged" and self._elastic:
+            self.lagged = self._layout.zeros()
+        single = comm is None or comm.Get_size() == 1
+        # with one replica x^a is its own mean, so only the other two references have something to keep
+        self._mean = None if single and not self._elastic else reference_over(comm, self.x)
+        self._mean_of_x = False
+        self._deputy = reference_over(replica, self.z) if inside == "workers" else None
+
+    @property
+    def round_length(self):
+        """Mini-batches in a round, L."""
+        return self.L
+
+    @property
+    def t(self):
+        """Rounds completed, t of (9)."""
+        return self.steps // self.L
+
+    @property
+    def gamma(self):
+        """gamma_t of this round, (9)."""
+        return eq_9(self.gamma0, self.t, self.B, clip=GAMMA_CLIP)
+
+    @property
+    def rho(self):
+        """rho_t of this round, (9)."""
+        return eq_9(self.rho0, self.t, self.B, clip=RHO_CLIP)
+
+    @property
+    def coupling_wait_seconds(self):
+        """Seconds spent waiting for other ranks so far."""
+        return sum(r.wait_seconds for r in (self._mean, self._deputy) if r is not None)
+
+    @property
+    def coupling_bytes_sent(self):
+        """Payload of this rank so far, in bytes."""
+        return sum(r.bytes_sent for r in (self._mean, self._deputy) if r is not None)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One mini-batch: (8a), (8b), and at the end of a round the coupling. Takes .grad as it stands."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._begin()
+        if self._mean is not None:
+            self._mean.poll()
+        self._inner_step()
+        if (self.steps + 1) % self.L == 0:
+            started = time.perf_counter()
+            self._couple()
+            self.coupling_seconds += time.perf_counter() - started
+        self.steps += 1
+        return loss
+
+    def _inner_step(self):
+        weights = self._layout.pieces(self._weights())
+        gamma = self.gamma
+        for group, y, g, v, xa in self._blocks(weights, self._v_y_pieces, self._x_pieces):
+            eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
+        for z, y in zip(self._z_pieces, weights, strict=True):
+            eq_8b(z, y, alpha=self.alpha)
+        if self._master is not None:
+            self._layout.unpack(self._master)
+
+    def _couple(self):
+        z = self.z
+        if self._deputy is not None:
+            self._deputy.start(self.z)
+            z = self._deputy.collect()
+        x, rho = self._reference_of_this_round(z), self.rho
+        blocks = zip(self._layout.blocks, *self._pieces(self.x, self.v_x, z, x), strict=True)
+        for (index, _), *lists in blocks:
+            group = self.param_groups[index]
+            eq_8c(*lists, eta=group["lr"], rho=rho, mu=group["momentum"])
+        self._reset_y()
+        if self.reference == "lagged" and self._elastic:
+            self.lagged.copy_(self._mean.collect())
+        self._restart()
+
+    def _reference_of_this_round(self, z):
+        if not self._elastic:
+            return self.x
+        if self.reference == "average":
+            self._mean_of_x = False
+            self._mean.start(z)
+        return self.lagged if self.reference == "lagged" else self._mean.collect()
+
+    def _reset_y(self):
+        if self._master is not None:
+            self._master.copy_(self.x)
+        self._layout.unpack(self.x)
+
+    def _take_weights(self):
+        self._layout.pack(self.x)
+        self.z.copy_(self.x)
+        if "lagged" in self._state_names():
+            self.lagged.copy_(self.x)
+        self._restart()
+
+    def _restart(self):
+        """x^a stands still until the next coupling: its mean may travel from now on."""
+        self._x_pieces, self._z_pieces, self._v_y_pieces = self._pieces(self.x, self.z, self.v_y)
+        if self._mean is not None:
+            self._mean_of_x = self._elastic and self.reference != "average"
+            if self._mean_of_x:
+                self._mean.start(self.x)
+
+    def _newest_reference(self):
+        if self._mean is None:
+            return self.x
+        if not self._mean_of_x:
+            self._mean.start(self.x)
+        return self._mean.collect()
+
+    def _state_names(self):
+        return [*super()._state_names(), *(["lagged"] if hasattr(self, "lagged") else [])]
+
+
+class EntropySGD(Parle):
+    """Entropy-SGD, (6a)-(6c): Parle without its elastic term. Arguments as Parle's; eta is `lr`, eta' is `inner_lr`."""
+
+    def __init__(
+        self,
+        params,
+        *,
+        lr,
+        momentum=0.9,
+        L=25,
+        alpha=0.75,
+        gamma0=100.0,
+        batches_per_epoch,
+        inner_lr=None,
+        weight_decay=0.0,
+    ):
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            L=L,
+            alpha=alpha,
+            gamma0=gamma0,
+            rho0=math.inf,
+            batches_per_epoch=batches_per_epoch,
+            inner_lr=inner_lr,
+            weight_decay=weight_decay,
+        )
+
+
+class ElasticSGD(FlatOptimizer):
+    """Elastic-SGD, (7a) and (7b): every step is coupled. The replicas move by Nesterov's momentum, x by (7b).
+
+    Args:
+        params, lr, momentum, weight_decay, comm: as Parle's; lr is eta of (7a) and (7b).
+        rho0: rho at the start. Stable only while lr (h + 1/rho) < 1.357 for curvature h.
+        batches_per_epoch: B of (9).
+        scoping: anneal rho by (9), with t = k since L = 1; otherwise rho stays rho0.
+
+    Raises ValueError for a setting out of range.
+    """
+
+    flat_names = ("x", "v")
+    round_length = SGD_ROUND
+    gamma = None
+
+    def __init__(
+        self, params, *, lr, momentum=0.9, rho0=1.0, batches_per_epoch, scoping=True, weight_decay=0.0, comm=None
+    ):
+        require(rho0 > 0, "rho0", rho0, "above 0")
+        require(batches_per_epoch >= 1, "batches_per_epoch", batches_per_epoch, "at least 1")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.rho0, self.B, self.scoping = rho0, batches_per_epoch, scoping
+        self._mean = reference_over(comm, self.x)
+        # the live weights are scattered over the network's tensors; a reduction wants one vector
+        self._sent = self._layout.zeros() if self._master is None else self._master
+
+    @property
+    def rho(self):
+        """rho of this step, (9) with t = k where scoping is on."""
+        return eq_9(self.rho0, self.steps, self.B, clip=RHO_CLIP) if self.scoping else self.rho0
+
+    @property
+    def coupling_wait_seconds(self):
+        """Seconds spent waiting for other ranks so far."""
+        return self._mean.wait_seconds
+
+    @property
+    def coupling_bytes_sent(self):
+        """Payload of this rank so far, in bytes."""
+        return self._mean.bytes_sent
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One mini-batch: (7a) on the live weights, then (7b). Takes .grad as it stands."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._begin()
+        started = time.perf_counter()
+        mean, rho = self._mean.collect(), self.rho
+        self.coupling_seconds += time.perf_counter() - started
+        weights = self._layout.pieces(self._weights())
+        x_pieces, v_pieces, mean_pieces = self._pieces(self.x, self.v, mean)
+        for group, xa, g, v, x in self._blocks(weights, v_pieces, x_pieces):
+            eq_7a(xa, v, g, x, eta=group["lr"], rho=rho, mu=group["momentum"])
+        started = time.perf_counter()
+        for (index, _), x, m in zip(self._layout.blocks, x_pieces, mean_pieces, strict=True):
+            eq_7b(x, m, eta=self.param_groups[index]["lr"])
+        if self._master is not None:
+            self._layout.unpack(self._master)
+        self._restart()
+        self.coupling_seconds += time.perf_counter() - started
+        self.steps += 1
+        return loss
+
+    def _take_weights(self):
+        self._layout.pack(self.x)
+        self._restart()
+
+    def _restart(self):
+        """x^a stands still until the next step: its mean travels during forward and backward."""
+        if self._sent is not self._master:
+            self._layout.pack(self._sent)
+        self._mean.start(self._sent)
+
+    def _newest_reference(self):
+        self._mean.collect()  # leave nothing in flight behind a run's last validation
+        return self.x
+
+
+class SGD(torch.optim.SGD):
+    """torch.optim.SGD with Nesterov's momentum, under the names that the other optimisers have; the baseline.
+
+    It is data-parallel over all ranks: the gradients are averaged before `step`, and nothing is coupled.
+    """
+
+    round_length = SGD_ROUND
+    gamma = rho = None
+    coupling_seconds = coupling_wait_seconds = 0.0
+    coupling_bytes_sent = 0
+
+    def __init__(self, params, *, lr, momentum=0.9, weight_decay=0.0):
+        super().__init__(
+            params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, foreach=True
+        )
+
+    def at_reference(self):
+        """The live weights are the reference."""
+        return nullcontext()

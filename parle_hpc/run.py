@@ -1,0 +1,229 @@
+"""One training run: set up; L times (8a) and (8b), then (8c) and (8d); validate; keep the reference."""
+
+import math
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from . import config
+from .data.prepare import prepare
+from .data.split import MiniBatches
+from .data.store import default_path, open_dataset
+from .evaluate import Validation, relative_spread
+from .failure import TIMEOUT, BadInput, Diverged, bounded
+from .metrics import Metrics
+from .models import build
+from .optim import SGD, ElasticSGD, EntropySGD, Parle
+from .topology import Agreement
+
+
+def make_optimizer(settings, params, topology, B):
+    """The optimiser that the settings name, over `params`, with B mini-batches in a pass."""
+    a = settings.algorithm
+    common = {"lr": settings.schedule.lr, "momentum": a.momentum, "weight_decay": a.weight_decay}
+    inner = {"L": a.L, "alpha": a.alpha, "gamma0": a.gamma0, "batches_per_epoch": B, "inner_lr": a.inner_lr}
+    if a.name == "parle":
+        groups = {"comm": topology.cross, "replica": topology.replica, "inside": a.inside}
+        return Parle(params, rho0=a.rho0, reference=a.reference, **groups, **inner, **common)
+    if a.name == "entropy_sgd":
+        return EntropySGD(params, **inner, **common)
+    if a.name == "elastic_sgd":
+        return ElasticSGD(params, rho0=a.rho0, batches_per_epoch=B, scoping=a.scoping, comm=topology.cross, **common)
+    return SGD(params, **common)
+
+
+def open_output(settings):
+    """Make the output folder and write config.toml into it; the folder. Raises BadInput where that is not possible."""
+    folder = Path(settings.out or Path("runs") / f"{Path(settings.recipe).stem}-{run_name(os.environ)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "metrics.jsonl").exists():
+            raise BadInput(f"--out {folder}: holds a run already; give another folder, or leave --out away")
+        config.write(settings, folder / "config.toml")
+    except OSError as error:
+        raise BadInput(f"--out {folder}: cannot be written ({error.strerror}); give a folder that can") from None
+    return folder
+
+
+def run_name(environment):
+    """The job's (array) id under Slurm, so that a requeued job finds itself; else date and time."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID") or f"{datetime.now():%Y%m%d-%H%M%S}"
+
+
+class Run:
+    """One training run on this rank: everything that `train` needs, set up and checked on all ranks."""
+
+    def __init__(self, settings, topology):
+        self.settings, self.topology = settings, topology
+        self.chief = topology.world.Get_rank() == 0
+        self.device = topology.together(topology.device, settings.run.device)
+        path = Path(settings.data.path or default_path(settings.data.name))
+        if settings.data.name == "digits" and not settings.data.path:
+            topology.together(make_digits, path, topology.local_rank)
+        self.data = topology.together(open_dataset, path)
+        self.batches = MiniBatches(
+            len(self.data.train),
+            settings.data.batch_size,
+            seed=settings.run.seed,
+            replica=topology.replica_index,
+            place=topology.place,
+            m=topology.m,
+        )
+        B = self.batches.B
+        self.folder = topology.together(open_output, settings) if self.chief else topology.together(lambda: None)
+
+        torch.manual_seed(settings.run.seed)
+        channels = self.data.train.images.shape[1]
+        self.model = build(
+            settings.model.name, num_classes=self.data.classes, in_channels=channels, dropout=settings.model.dropout
+        ).to(self.device)
+        topology.broadcast([*self.model.parameters(), *self.model.buffers()])
+        # dropout differs from rank to rank
+        torch.manual_seed(settings.run.seed * 1_000_003 + topology.world.Get_rank() + 1)
+
+        self.params = list(self.model.parameters())
+        self.optimizer = make_optimizer(settings, self.params, topology, B)
+        s, length = settings.schedule, self.optimizer.round_length
+        steps_per_epoch = B * length if settings.algorithm.name in config.ROUNDS else B
+        drops = [round(epochs * steps_per_epoch) for epochs in s.drops]
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, drops, gamma=1 / s.drop_factor)
+        self.rounds = max(1, math.ceil(s.epochs * steps_per_epoch / length))
+        self.rounds = min(self.rounds, s.max_rounds or self.rounds)
+        self.averages = settings.algorithm.inside == "gradients"
+        self.validation = Validation(self.model, self.data, settings.data.batch_size, self.device, topology.world)
+        self.metrics = Metrics(self.folder, self.rounds, B)
+        self.step = 0
+        self.training_seconds = 0.0
+
+    def train(self):
+        """L times (8a) and (8b), (8c) and (8d), and so on; validate now and then; keep the reference."""
+        self._announce()
+        self.model.train()
+        agreement = Agreement(self.topology.world)
+        for round in range(self.rounds):
+            losses = self._round(round)
+            self._stop_if_diverged(agreement.exchange(self._trouble(losses, round)))
+            last = round + 1 == self.rounds
+            if last:
+                self._stop_if_diverged(agreement.finish())
+            if last or (round + 1) % self.settings.run.validate_every == 0:
+                with bounded(TIMEOUT, "the validation", self.topology.world.Get_rank()):
+                    self._validate(round, last)
+        self.metrics.close()
+
+    def _round(self, round):
+        """One round of mini-batches; their losses on this rank, shape (round_length,)."""
+        optimizer, started, losses = self.optimizer, time.perf_counter(), []
+        before = coupling_counters(optimizer)
+        gamma, rho, lr = optimizer.gamma, optimizer.rho, optimizer.param_groups[0]["lr"]
+        for _ in range(optimizer.round_length):
+            images, labels = self.data.train.batch(self.batches.indices(self.step), self.device)
+            optimizer.zero_grad()
+            loss = cross_entropy(self.model(images), labels)
+            loss.backward()
+            if self.averages:
+                self.topology.average_gradients(self.params)
+            optimizer.step()
+            self.scheduler.step()
+            losses.append(loss.detach())
+            self.step += 1
+        losses = torch.stack(losses).float().cpu()
+        seconds = time.perf_counter() - started
+        self.training_seconds += seconds
+        samples = len(losses) * self.settings.data.batch_size * self.topology.n
+        took = {name: value - before[name] for name, value in coupling_counters(optimizer).items()}
+        values = {"gamma": gamma, "rho": rho, "lr": lr, "samples_per_second": samples / seconds, **took}
+        self.metrics.event("round", round, self.step, **values)
+        self.metrics.progress(losses.mean().item())
+        return losses
+
+    def _trouble(self, losses, round):
+        """0 < the first step whose loss is not finite, joined with this rank; else Agreement.NOTHING."""
+        bad = (~losses.isfinite()).nonzero()
+        if not len(bad):
+            return Agreement.NOTHING
+        step = round * len(losses) + bad[0].item()
+        return step * self.topology.world.Get_size() + self.topology.world.Get_rank()
+
+    def _stop_if_diverged(self, trouble):
+        if trouble == Agreement.NOTHING:
+            return
+        step, rank = divmod(trouble, self.topology.world.Get_size())
+        length = self.optimizer.round_length
+        self.metrics.close()
+        raise Diverged(
+            f"the loss became NaN or infinite in round {step // length}, step {step} (replica {rank // self.topology.m}); "
+            f"lower --schedule.lr, now {self.settings.schedule.lr:g}; no reference was written"
+        )
+
+    def _validate(self, round, last):
+        limit = None if last else self.settings.run.statistics_batches
+        live = [p.detach().clone() for p in self.params]
+        with self.optimizer.at_reference():
+            spread = relative_spread(live, self.params, self.topology.world)
+            test, train, state = self.validation.validate(limit)
+        values = {"val_error": test.error, "val_loss": test.loss, "train_error": train.error, "train_loss": train.loss}
+        if last:
+            values["replica_error"] = self._replica_errors()
+        self.metrics.event("validate", round, self.step, **values, spread=spread)
+        self.metrics.say(
+            f"round {round + 1}/{self.rounds}, {self.metrics.seconds:.0f} s: validation error {test.error:.2f} %, "
+            f"training error {train.error:.2f} %, spread {spread:.3f}"
+        )
+        if last and self.chief:
+            torch.save(state, self.folder / "reference.pt")
+            self._summarise(test, train, values["replica_error"])
+
+    def _replica_errors(self):
+        """Validation error of each replica's own x^a, which the live weights are at the end of a round."""
+        batch_size = self.settings.data.batch_size
+        alone = Validation(self.model, self.data, batch_size, self.device, self.topology.replica)
+        test, _, _ = alone.validate(self.settings.run.statistics_batches)
+        return self.topology.cross.allgather(test.error)
+
+    def _announce(self):
+        s, t = self.settings, self.topology
+        self.metrics.event("start", 0, 0)
+        what = f"{t.n} replica{'s' * (t.n > 1)} x {t.m} rank{'s' * (t.m > 1)}"
+        self.metrics.say(
+            f"{s.algorithm.name}: {what}, {s.model.name} ({sum(p.numel() for p in self.params):,} parameters) on "
+            f"{self.data.name} ({len(self.data.train):,} + {len(self.data.test):,} images), {self.rounds} rounds of "
+            f"{self.optimizer.round_length} mini-batches of {s.data.batch_size}, {self.device.type}, "
+            f"{t.threads} thread{'s' * (t.threads > 1)} a rank"
+        )
+
+    def _summarise(self, test, train, replica_error):
+        samples = self.step * self.settings.data.batch_size * self.topology.n
+        waited = self.optimizer.coupling_wait_seconds / self.training_seconds
+        self.metrics.event("end", self.rounds - 1, self.step, val_error=test.error)
+        for line in (
+            f"validation error of the reference  {test.error:.2f} %  (training {train.error:.2f} %, "
+            f"replicas {', '.join(f'{e:.2f}' for e in replica_error)} %)",
+            f"samples per second                 {samples / self.training_seconds:,.0f}  (all ranks)",
+            f"waiting for the coupling           {100 * waited:.2f} % of the training time",
+            f"trained                            {self.step:,} mini-batches a replica "
+            f"({self.step / self.batches.B:.1f} passes) in {self.metrics.seconds:.0f} s",
+            f"written                            {self.folder}: reference.pt, metrics.jsonl, train.log, config.toml",
+        ):
+            self.metrics.say(line)
+
+
+def make_digits(path, local_rank):
+    """The built-in data set, made where it is missing by the first rank of each node."""
+    if local_rank == 0 and not path.exists():
+        prepare("digits", out=path)
+
+
+def coupling_counters(optimizer):
+    """What the optimiser has counted of its coupling so far, under the names of metrics.jsonl."""
+    return {
+        "coupling_wait_seconds": optimizer.coupling_wait_seconds,
+        "coupling_seconds": optimizer.coupling_seconds,
+        "coupling_bytes_sent": optimizer.coupling_bytes_sent,
+    }

@@ -1,0 +1,55 @@
+"""Train a network with Parle, or with one of its relatives.
+
+    python -m parle_hpc.train                                   # one process
+    horovodrun -np 12 python -m parle_hpc.train                 # 3 replicas of 4 ranks
+    mpirun -np 3 python -m parle_hpc.train --recipe lenet_mnist --replicas 3
+    srun --mpi=pmix python -m parle_hpc.train --recipe lenet_mnist
+
+Without arguments it trains the recipe lenet_digits. --help explains every setting. Exit status 2: something in the
+input is wrong; 3: the loss became NaN or infinite.
+"""
+
+import os
+import sys
+import traceback
+
+from . import config
+from .failure import BAD_INPUT, DIVERGED, BadInput, Diverged, leave
+from .placement import placement
+
+
+def main(arguments=None):
+    try:
+        settings = config.load(sys.argv[1:] if arguments is None else arguments)
+        choose_replicas(settings, placement(os.environ).size)
+    except BadInput as error:
+        leave(str(error), BAD_INPUT)
+
+    # torch takes seconds to load: not before the settings are known to be right
+    from .run import Run
+    from .topology import Topology
+
+    try:
+        Run(settings, Topology.split(replicas=settings.replicas)).train()
+    except BadInput as error:
+        leave(str(error), BAD_INPUT)
+    except Diverged as error:
+        leave(str(error), DIVERGED)
+    except BaseException:
+        # the other ranks may be waiting for this one: os._exit makes the launcher end them too
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def choose_replicas(settings, size):
+    """Settle the number of replicas for a world of `size` ranks."""
+    name = settings.algorithm.name
+    if settings.replicas is None:
+        settings.replicas = config.default_replicas(name, size)
+    if name in config.DATA_PARALLEL and settings.replicas > 1:
+        raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
+
+
+if __name__ == "__main__":
+    main()
