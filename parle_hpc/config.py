@@ -30,7 +30,7 @@ class Data(Section):
     name: Literal["digits", "mnist"] = Field("digits", description="data set")
     path: str = Field(
         "",
-        description="HDF5 file made by python -m parle_hpc.data.prepare; data/NAME.h5 where empty (digits makes itself)",
+        description="HDF5 file from python -m parle_hpc.data.prepare; data/NAME.h5 where empty (digits makes itself)",
     )
     batch_size: int = Field(128, ge=1, description="samples in a mini-batch of a replica, over all its ranks")
 
@@ -85,8 +85,8 @@ class Run(Section):
     statistics_batches: int = Field(
         64,
         ge=1,
-        description="mini-batches of training data, over all ranks, that give a validation its BatchNorm statistics and "
-        "training error; the last validation takes all",
+        description="mini-batches of training data, over all ranks, that give a validation its BatchNorm statistics "
+        "and training error; the last validation takes all",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to compute; auto takes a GPU if there is one"
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     replicas: int | None = Field(
         None,
         ge=1,
-        description="replicas n; where not given 3, 2 or 1, the first that divides the ranks, and 1 for sgd and entropy_sgd",
+        description="replicas n; where not given the first of 3, 2, 1 that divides the ranks; 1 for sgd, entropy_sgd",
     )
     out: str | None = Field(None, description="output folder; where not given runs/RECIPE-DATE-TIME")
     data: Data = Data()

@@ -15,7 +15,7 @@ OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the other
 
 
 class BadInput(ValueError):
-    """Something that the user can put right: the message is one line that says what is wrong and what would be right."""
+    """Something that the user can put right: one line that says what is wrong and what would be right."""
 
 
 class Diverged(RuntimeError):

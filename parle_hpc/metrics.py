@@ -24,26 +24,25 @@ class Metrics:
     """
 
     def __init__(self, folder, rounds, batches_per_pass):
-        self._batches, self._started = batches_per_pass, time.perf_counter()
-        self._json = open(folder / "metrics.jsonl", "a") if folder else None
-        self._log = open(folder / "train.log", "a") if folder else None
+        self._folder, self._batches, self._started = folder, batches_per_pass, time.perf_counter()
         terminal = folder is not None and sys.stderr.isatty()
         self._bar = tqdm(total=rounds, unit="round", disable=not terminal, dynamic_ncols=True)
-        self._rounds = rounds
 
     @property
     def seconds(self):
         """Seconds since the start."""
         return time.perf_counter() - self._started
 
+    def _append(self, name, line):
+        if self._folder:
+            with open(self._folder / name, "a") as file:
+                file.write(line + "\n")
+
     def event(self, event, round, step, **values):
         """Write one line of metrics.jsonl."""
-        if self._json:
-            line = {"event": event, "seconds": round_to(self.seconds), "round": round, "step": step}
-            line["passes"] = round_to(step / self._batches)
-            line.update({key: round_to(value) for key, value in values.items()})
-            self._json.write(json.dumps(line) + "\n")
-            self._json.flush()
+        line = {"event": event, "seconds": self.seconds, "round": round, "step": step, "passes": step / self._batches}
+        line.update(values)
+        self._append("metrics.jsonl", json.dumps({key: for_json(value) for key, value in line.items()}))
 
     def progress(self, loss):
         """One round more on the progress bar, with this rank's training loss."""
@@ -52,24 +51,21 @@ class Metrics:
 
     def say(self, message):
         """One line for people, on the screen and, with the time, in train.log."""
-        if self._log:
-            self._log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")
-            self._log.flush()
+        self._append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S} {message}")
+        if self._folder:
             with self._bar.external_write_mode():
                 sys.stdout.write(message + "\n")
                 sys.stdout.flush()
 
     def close(self):
+        """Leave the terminal to others."""
         self._bar.close()
-        for file in (self._json, self._log):
-            if file:
-                file.close()
 
 
-def round_to(value):
+def for_json(value):
     """Six significant digits, and null for what JSON does not have."""
     if isinstance(value, (list, tuple)):
-        return [round_to(v) for v in value]
+        return [for_json(v) for v in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

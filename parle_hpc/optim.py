@@ -291,7 +291,9 @@ class Parle(FlatOptimizer):
         if self.reference == "average":
             self._mean_of_x = False
             self._mean.start(z)
-        return self.lagged if self.reference == "lagged" else self._mean.collect()
+        # also where `lagged` does not need it yet: x^a must not move while MPI reads it
+        newest = self._mean.collect()
+        return self.lagged if self.reference == "lagged" else newest
 
     def _reset_y(self):
         if self._master is not None:

@@ -158,8 +158,8 @@ class Run:
         length = self.optimizer.round_length
         self.metrics.close()
         raise Diverged(
-            f"the loss became NaN or infinite in round {step // length}, step {step} (replica {rank // self.topology.m}); "
-            f"lower --schedule.lr, now {self.settings.schedule.lr:g}; no reference was written"
+            f"the loss became NaN or infinite in round {step // length}, step {step}, "
+            f"replica {rank // self.topology.m}; lower --schedule.lr, now {self.settings.schedule.lr:g}; no reference was written"
         )
 
     def _validate(self, round, last):

@@ -83,14 +83,11 @@ class Topology:
 
     def _check_world(self, MPI, here):
         if self.world.Get_size() != here.size:
-            advice = (
-                "srun --mpi=pmix (srun --mpi=list shows what there is)"
-                if here.launcher == "Slurm"
-                else "the mpirun of that MPI"
-            )
+            library = MPI.Get_library_version().split(",")[0].strip()
+            slurm = "srun --mpi=pmix (srun --mpi=list shows what there is)"
             raise BadInput(
-                f"{here.launcher} started {here.size} ranks, but MPI ({MPI.Get_library_version().split(',')[0].strip()}) "
-                f"sees {self.world.Get_size()}: launcher and MPI library do not fit; start with {advice}"
+                f"{here.launcher} started {here.size} ranks, but {library} sees {self.world.Get_size()}: "
+                f"they do not fit; start with {slurm if here.launcher == 'Slurm' else 'the mpirun of that MPI'}"
             )
         if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
             raise BadInput(

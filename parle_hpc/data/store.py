@@ -99,7 +99,8 @@ def _read_part(path, file, group, classes):
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise BadInput(
-            f"{path}: {group}/labels reach from {labels.min()} to {labels.max()}; {classes} classes allow 0 to {classes - 1}"
+            f"{path}: {group}/labels reach from {labels.min()} to {labels.max()}; "
+            f"{classes} classes allow 0 to {classes - 1}"
         )
     offset, size = images.id.get_offset(), images.size
     if offset is None or offset + size > os.path.getsize(path):

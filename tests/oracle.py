@@ -1,0 +1,69 @@
+"""The paper's algorithms once more, in NumPy float64, for n replicas in one process; nothing of the package is used.
+
+`grad(a, k, y)` is the gradient of replica a at step k; `eta(k)` the learning rate of (8c) at step k.
+"""
+
+import numpy as np
+
+
+def move(p, v, d, lr, mu):
+    v = mu * v + d
+    return p - lr * (d + mu * v), v
+
+
+def scope(v0, t, B, clip):
+    return max(clip, v0 * (1 - 1 / (2 * B)) ** t)
+
+
+def parle(start, grad, n, steps, *, eta, inner_lr, mu, L, alpha, gamma0, rho0, B, wd=0.0, reference="current", m=1):
+    """Yields (y, x, z) after every step, each a list over the replicas; with m > 1 y and z are those of worker 0.
+
+    m > 1 is (10): replica a has m workers, and grad(a, k, y, b) is worker b's gradient.
+    """
+    x, vx = [start.copy() for _ in range(n)], [0 * start for _ in range(n)]
+    y, z, vy = ([[start.copy() * s for _ in range(m)] for _ in range(n)] for s in (1, 1, 0))
+    before = sum(x) / n
+    for k in range(steps):
+        t = k // L
+        gamma, rho = scope(gamma0, t, B, 1.0), scope(rho0, t, B, 0.1)
+        for a in range(n):
+            for b in range(m):
+                g = (grad(a, k, y[a][b], b) if m > 1 else grad(a, k, y[a][b])) + wd * y[a][b]
+                d = g + (y[a][b] - x[a]) / gamma
+                y[a][b], vy[a][b] = move(y[a][b], vy[a][b], d, inner_lr, mu)
+                z[a][b] = alpha * z[a][b] + (1 - alpha) * y[a][b]
+        if (k + 1) % L == 0:
+            zs = [sum(z[a]) / m for a in range(n)]
+            now = sum(x) / n
+            r = {"current": now, "lagged": before, "average": sum(zs) / n}[reference]
+            for a in range(n):
+                e = (x[a] - zs[a]) + (x[a] - r) / rho
+                x[a], vx[a] = move(x[a], vx[a], e, eta(k), mu)
+                y[a] = [x[a].copy() for _ in range(m)]
+            before = now
+        yield [y[a][0] for a in range(n)], list(x), [z[a][0] for a in range(n)]
+
+
+def elastic_sgd(start, grad, n, steps, *, eta, mu, rho0, B, scoping, wd=0.0):
+    """Yields (x^a, x) after every step: a list over the replicas, and the reference."""
+    xa, v, x = [start.copy() for _ in range(n)], [0 * start for _ in range(n)], start.copy()
+    for k in range(steps):
+        rho = scope(rho0, k, B, 0.1) if scoping else rho0
+        mean = sum(xa) / n
+        for a in range(n):
+            d = grad(a, k, xa[a]) + wd * xa[a] + (xa[a] - x) / rho
+            xa[a], v[a] = move(xa[a], v[a], d, eta(k), mu)
+        x = x - eta(k) * (x - mean)
+        yield list(xa), x
+
+
+def sgd(start, grad, steps, *, eta, mu, wd=0.0):
+    """Yields y after every step."""
+    y, v = start.copy(), 0 * start
+    for k in range(steps):
+        y, v = move(y, v, grad(0, k, y) + wd * y, eta(k), mu)
+        yield y
+
+
+def spread(vectors):
+    return max(float(np.abs(v - vectors[0]).max()) for v in vectors)

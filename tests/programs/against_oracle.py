@@ -1,0 +1,69 @@
+"""Parle under MPI against the oracle in each rank's own process: n x m ranks, gradients or workers, float64.
+
+against_oracle.py REPLICAS PROBLEM REFERENCE gradients|workers
+"""
+
+import hashlib
+import sys
+
+import numpy as np
+import oracle
+import torch
+from problems import LeNet, flat, parameters, problem, set_gradients
+
+from parle_hpc import Parle, Topology
+
+L, B, ROUNDS = 4, 2, 3
+
+replicas, name, reference, inside = int(sys.argv[1]), *sys.argv[2:]
+torch.set_num_threads(1)
+topology = Topology.split(replicas=replicas)
+n, m, a, b = topology.n, topology.m, topology.replica_index, topology.place
+of = problem(name)
+# BatchNorm over the 4 samples of half a mini-batch lets rounding grow: smaller steps keep it under the tolerance
+LR = 0.02 if isinstance(of, LeNet) else 0.1
+
+if isinstance(of, LeNet):
+
+    def grad(a, k, y, b=0):
+        return of.grad(a, k, y, b, halves=m)
+else:
+    grad = of.grad
+
+
+def averaged(a, k, y):
+    return sum(grad(a, k, y, b) for b in range(m)) / m
+
+
+params = parameters(of)
+settings = {"L": L, "alpha": 0.75, "gamma0": 100.0, "rho0": 1.0, "reference": reference}
+optimizer = Parle(
+    params, lr=LR, batches_per_epoch=B, comm=topology.cross, replica=topology.replica, inside=inside, **settings
+)
+scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2 * L], gamma=0.5)
+settings.update(eta=lambda k: LR * (0.5 if k >= 2 * L else 1), inner_lr=LR, mu=0.9, B=B)
+steps = ROUNDS * L + 1
+if inside == "workers":
+    states = list(oracle.parle(of.start, grad, n, steps, m=m, **settings))
+else:
+    states = list(oracle.parle(of.start, averaged, n, steps, **settings))
+
+for k in range(steps):
+    set_gradients(params, grad(a, k, flat(params), b))
+    if inside == "gradients":
+        topology.average_gradients(params)
+    optimizer.step()
+    scheduler.step()
+    y, x, z = states[k]
+    state = flat(params).tobytes() + optimizer.x.numpy().tobytes()
+    same = topology.replica.allgather(hashlib.sha256(state).hexdigest())
+    assert inside == "workers" or len(set(same)) == 1, f"ranks of replica {a} differ after step {k}"
+    if inside == "gradients" or b == 0:
+        assert np.abs(flat(params) - y[a]).max() <= 1e-12 * max(1, np.abs(y[a]).max()), (a, k)
+    assert np.abs(optimizer.x.numpy() - x[a]).max() <= 1e-12 * max(1, np.abs(x[a]).max()), (a, k)
+
+with optimizer.at_reference():
+    assert np.abs(flat(params) - sum(states[-1][1]) / n).max() <= 1e-12
+assert n == 1 or oracle.spread(states[-1][1]) > 1e-3
+if topology.world.Get_rank() == 0:
+    print("equal")

@@ -1,0 +1,59 @@
+"""n replicas in one process: a thread for each, and a communicator between them with what the references use of MPI."""
+
+import threading
+
+import numpy as np
+
+
+class ThreadComm:
+    """Rank `rank` of `size` threads; Iallreduce sums in the order of the ranks."""
+
+    class Shared:
+        def __init__(self):
+            self.lock, self.sent = threading.Lock(), {}
+
+    def __init__(self, shared, rank, size):
+        self._shared, self._rank, self._size, self._calls = shared, rank, size, 0
+
+    def Get_size(self):
+        return self._size
+
+    def Iallreduce(self, send, receive):
+        call, self._calls = self._calls, self._calls + 1
+        with self._shared.lock:
+            self._shared.sent[call, self._rank] = send.copy()
+        return Request(self._shared, call, self._size, receive)
+
+
+class Request:
+    def __init__(self, shared, call, size, receive):
+        self._shared, self._call, self._size, self._receive = shared, call, size, receive
+
+    def Test(self):
+        with self._shared.lock:
+            parts = [self._shared.sent.get((self._call, rank)) for rank in range(self._size)]
+        if any(part is None for part in parts):
+            return False
+        self._receive[...] = np.sum(parts, axis=0)
+        return True
+
+
+def run(n, replica):
+    """[replica(a, comm) for a in range(n)], all at the same time."""
+    shared, results, errors = ThreadComm.Shared(), [None] * n, []
+
+    def body(a):
+        try:
+            results[a] = replica(a, ThreadComm(shared, a, n))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=body, args=(a,), daemon=True) for a in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in threads)
+    return results
