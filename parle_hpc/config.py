@@ -207,6 +207,9 @@ def load(arguments):
     given = read_command_line(arguments)
     recipe = read_recipe(given.get("recipe", Settings.model_fields["recipe"].default))
     variants = {name: recipe.pop(name, {}) for name in ALGORITHMS}
+    for name, table in variants.items():
+        if not isinstance(table, dict):
+            raise BadInput(f"recipe {given.get('recipe')}: [{name}] must be a table of sections, not {table!r}")
     algorithm = merge(recipe, given).get("algorithm", {})
     chosen = algorithm.get("name", "parle") if isinstance(algorithm, dict) else "parle"
     tables = merge(merge(recipe, variants.get(chosen, {})), given)

@@ -155,11 +155,11 @@ class Run:
         if trouble == Agreement.NOTHING:
             return
         step, rank = divmod(trouble, self.topology.world.Get_size())
-        length = self.optimizer.round_length
+        round, replica = step // self.optimizer.round_length, rank // self.topology.m
         self.metrics.close()
         raise Diverged(
-            f"the loss became NaN or infinite in round {step // length}, step {step}, "
-            f"replica {rank // self.topology.m}; lower --schedule.lr, now {self.settings.schedule.lr:g}; no reference was written"
+            f"the loss became NaN or infinite in round {round}, step {step}, replica {replica}; "
+            f"lower --schedule.lr, now {self.settings.schedule.lr:g}; no reference was written"
         )
 
     def _validate(self, round, last):

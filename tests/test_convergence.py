@@ -68,7 +68,7 @@ def test_the_round_map_decides(n, L, alpha, gamma0, rho0, B, eta, inner):
     clipped = math.ceil(math.log(max(gamma0, rho0 * 10, 1)) / -math.log(1 - 1 / (2 * B))) + 1
     maps = [round_map(h, n, L, alpha, 1.0, 0.1, eta, inner) for h in H]
     radius = max(np.abs(np.linalg.eigvals(m)).max() for m in maps)
-    assume(radius < 0.99 or 1.02 < radius)
+    assume(radius < 0.99 or radius > 1.02)
     drawn = {"lr": eta, "inner_lr": inner, "momentum": MU, "L": L, "alpha": alpha, "gamma0": gamma0, "rho0": rho0}
     drawn["batches_per_epoch"] = B
     rounds = clipped + math.ceil(20 / abs(math.log(radius)))

@@ -18,6 +18,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,8 @@ def prepare(name, source=None, out=None):
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror or error}); give another --out") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     return path
 
 

@@ -1,0 +1,45 @@
+"""20 steps of the real loop in float64, with or without BatchNorm; the live weights into OUT.npy.
+
+twenty_steps.py identity|batch OUT SETTINGS...
+"""
+
+import sys
+
+import numpy as np
+import torch
+
+from parle_hpc import Topology, config, models, run
+
+norm, out, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
+
+
+class Double(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model.double()
+
+    def forward(self, images):
+        return self.model(images.double())
+
+
+def build(*given, **options):
+    model = models.build(*given, **options)
+    if norm == "identity":
+        for name, module in model.named_children():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                setattr(model, name, torch.nn.Identity())
+    return Double(model)
+
+
+run.build = build
+settings = config.load(["--out", out, *arguments])
+topology = Topology.split(replicas=1)
+job = run.Run(settings, topology)
+job.model.train()
+while job.step < 20:
+    if settings.algorithm.name in ("sgd", "elastic_sgd"):
+        type(job.optimizer).round_length = 20
+    job._round(0)
+assert job.step == 20
+if topology.world.Get_rank() == 0:
+    np.save(f"{out}.npy", torch.cat([p.detach().flatten() for p in job.params]).numpy())

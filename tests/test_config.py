@@ -1,0 +1,126 @@
+"""Settings from recipe and command line, and the one line that answers a mistake."""
+
+import pytest
+
+from parle_hpc import config
+from parle_hpc.failure import BadInput
+from parle_hpc.placement import placement
+
+
+def refused(*arguments):
+    with pytest.raises(BadInput) as error:
+        config.load(list(arguments))
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_without_arguments_it_is_the_digits():
+    settings = config.load([])
+    assert (settings.recipe, settings.data.name, settings.algorithm.name) == ("lenet_digits", "digits", "parle")
+    assert (settings.algorithm.L, settings.algorithm.alpha) == (25, 0.75)
+    assert (settings.algorithm.gamma0, settings.algorithm.rho0) == (100.0, 1.0)
+
+
+def test_the_command_line_beats_the_recipe_and_the_algorithms_own_table():
+    assert config.load(["--recipe", "lenet_mnist"]).schedule.drops == [2]
+    assert config.load(["--recipe", "lenet_mnist", "--algorithm.name", "sgd"]).schedule.drops == [30, 60, 90]
+    given = ["--recipe", "lenet_mnist", "--algorithm.name=sgd", "--schedule.drops", "1,2.5"]
+    assert config.load(given).schedule.drops == [1, 2.5]
+
+
+def test_settings_written_are_the_settings_read(tmp_path):
+    settings = config.load(["--algorithm.rho0", "inf", "--schedule.drops", "2,4", "--replicas", "2"])
+    config.write(settings, tmp_path / "config.toml")
+    again = config.load(["--recipe", str(tmp_path / "config.toml")])
+    assert again.model_dump(exclude={"recipe"}) == settings.model_dump(exclude={"recipe"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recipe", "lenet_digit"], ["lenet_digit", "unknown recipe", "lenet_digits"]),
+        (["--recipe", "missing.toml"], ["missing.toml", "no such file"]),
+        (["--data.batchsize", "3"], ["--data.batchsize", "unknown setting", "data.batch_size"]),
+        (["--batch_size", "3"], ["--batch_size", "data.batch_size"]),
+        (["--data.batch_size", "0"], ["--data.batch_size 0", "greater than or equal to 1"]),
+        (["--data.batch_size", "many"], ["--data.batch_size many", "integer"]),
+        (["--algorithm.alpha", "1.5"], ["--algorithm.alpha 1.5", "less than 1"]),
+        (["--model.name", "lenett"], ["--model.name lenett", "lenet"]),
+        (["--algorithm.name", "adam"], ["adam", "parle", "entropy_sgd", "elastic_sgd", "sgd"]),
+        (["--schedule.lr", "nan"], ["--schedule.lr nan", "finite"]),
+        (["--schedule.lr", "inf"], ["--schedule.lr inf", "finite"]),
+        (["--schedule.drops", "2,x"], ["--schedule.drops.1 x", "number"]),
+        (["--replicas"], ["--replicas", "expected one argument"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_a_mistake_is_answered_by_name(arguments, words):
+    message = refused(*arguments)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[data]\nbatchsize = 3", ["data.batchsize", "unknown setting", "data.batch_size"]),
+        ("[data\n", ["not a TOML file"]),
+        ("data = 3", ["data 3"]),
+        ("algorithm = 3", ["algorithm 3"]),
+        ("sgd = 3\n[algorithm]\nname = 'sgd'", ["[sgd]", "table"]),
+    ],
+)
+def test_a_mistake_in_a_recipe_too(tmp_path, text, words):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    message = refused("--recipe", str(path))
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "size", "n"),
+    [("parle", 12, 3), ("elastic_sgd", 4, 2), ("parle", 5, 1), ("sgd", 12, 1), ("entropy_sgd", 4, 1)],
+)
+def test_default_replicas(algorithm, size, n):
+    assert config.default_replicas(algorithm, size) == n
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        config.load(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name}" in text for name in config.option_names())
+
+
+SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1, 0, 1, "none")),
+        # the batch script itself is no rank of a step
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, (0, 1, 0, 1, "none")),
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "4"}, (3, 4, 1, None, "Slurm")),
+        (
+            {**SLURM, "SLURM_STEP_NUM_TASKS": "5", "SLURM_NODEID": "2", "SLURM_STEP_TASKS_PER_NODE": "2(x2),1"},
+            (3, 5, 1, 1, "Slurm"),
+        ),
+        # mpirun inside a Slurm step
+        (
+            {
+                **SLURM,
+                "SLURM_STEP_NUM_TASKS": "1",
+                "OMPI_COMM_WORLD_RANK": "5",
+                "OMPI_COMM_WORLD_SIZE": "8",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "2",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+            },
+            (5, 8, 2, 4, "Open MPI"),
+        ),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, (1, 2, 1, 2, "PMI")),
+    ],
+)
+def test_placement_is_what_the_launcher_says(environment, expected):
+    assert placement(environment) == expected

@@ -1,0 +1,121 @@
+"""The set-up: what the Horovod script builds for, and what it says when it cannot."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mpi import ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "install" / "horovod.py"
+
+
+@pytest.fixture(scope="module")
+def horovod():
+    spec = importlib.util.spec_from_file_location("install_horovod", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def script(*arguments, **environment):
+    command = [sys.executable, str(SCRIPT), *arguments]
+    environment = {**os.environ, **ENVIRONMENT, **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def test_horovod_and_mpi4py_share_one_mpi(horovod, capsys):
+    horovod.check()
+    assert "Horovod 0.28.1 and mpi4py share" in capsys.readouterr().out
+
+
+def test_two_mpi_libraries_are_found(horovod, monkeypatch, capsys, tmp_path):
+    """Another library of that name, loaded beside the real one."""
+    other = tmp_path / "libmpi.so.99"
+    subprocess.run(["c++", "-shared", "-x", "c++", "/dev/null", "-o", str(other)], check=True)
+    load = f"import ctypes\nctypes.CDLL({str(other)!r})\n"
+    monkeypatch.setattr(horovod, "CHECK", horovod.CHECK.replace("import mpi4py\n", f"{load}import mpi4py\n", 1))
+    with pytest.raises(SystemExit):
+        horovod.check()
+    message = capsys.readouterr().err
+    assert "load different MPI libraries" in message
+    assert str(other) in message
+    assert "--no-binary mpi4py" in message
+
+
+def test_without_mpi_it_says_what_is_missing(tmp_path):
+    result = script(PATH=str(tmp_path))
+    assert result.returncode == 1
+    assert "mpicxx and mpirun not found on PATH" in result.stderr
+
+
+def test_a_failing_build_shows_the_first_error_and_the_log(tmp_path):
+    """A C++ compiler that cannot compile, and nothing in the cache."""
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'c++: fatal error: no licence for this compiler' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    result = script(PARLE_HPC_CACHE=str(tmp_path / "cache"), CXX=str(compiler))
+    if "could not be installed" in result.stderr or "could not be downloaded" in result.stderr:
+        pytest.skip(f"no package index here: {result.stderr.strip()}")
+    assert result.returncode == 1
+    (log,) = (tmp_path / "cache" / "logs").glob("*.log")
+    assert f"whole log: {log}" in result.stderr
+    assert "the build failed: CMake Error" in result.stderr
+    assert "no licence for this compiler" in log.read_text()
+    assert not list((tmp_path / "cache").rglob("*.whl"))
+    assert "Traceback" not in result.stderr
+
+
+def test_a_foreign_source_archive_is_refused(tmp_path):
+    archive = tmp_path / "horovod-0.28.1.tar.gz"
+    archive.write_text("something else")
+    result = script("--sdist", str(archive), PARLE_HPC_CACHE=str(tmp_path / "cache"))
+    if "could not be installed" in result.stderr:
+        pytest.skip(f"no package index here: {result.stderr.strip()}")
+    assert result.returncode == 1
+    assert "is not the source archive of Horovod 0.28.1" in result.stderr
+    assert "no such file" in script("--sdist", str(tmp_path / "missing")).stderr
+
+
+def test_the_first_error_of_a_log_is_found(horovod):
+    log = "all well\n  x.cc:3:1: error: 'y' was not declared\nx.cc:9: error: another\nmake: *** Error 2\n"
+    assert horovod.first_error(log) == "x.cc:3:1: error: 'y' was not declared"
+    assert horovod.first_error("nothing\nlast line\n") == "last line"
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_the_patch_changes_what_it_must(horovod, tmp_path, cuda):
+    main, binding = tmp_path / "CMakeLists.txt", tmp_path / "horovod" / "torch" / "CMakeLists.txt"
+    binding.parent.mkdir(parents=True)
+    standard, probe = "set(CMAKE_CXX_STANDARD 14)", "include(CheckLanguage)\ncheck_language(CUDA)"
+    main.write_text(f"project(horovod CXX)\n{standard}\n{probe}\nmacro(ADD_CUDA)\n")
+    binding.write_text(
+        'set(CMAKE_CXX_STANDARD 14)\n-c "from distutils.sysconfig import get_python_inc; print(get_python_inc())"\n'
+    )
+    horovod.patch(tmp_path, "20", cuda, "$ORIGIN/..")
+    text = main.read_text()
+    assert "CMAKE_CXX_STANDARD 20" in text
+    assert "CMAKE_CXX_STANDARD 14" not in text + binding.read_text()
+    assert ("check_language(CUDA)" in text) is cuda
+    assert "macro(ADD_CUDA)" in text
+    assert "distutils" not in binding.read_text()
+    main.write_text("project(other)")
+    with pytest.raises((SystemExit, ValueError)):
+        horovod.patch(tmp_path, "20", True, "")
+
+
+def test_what_needs_no_mpi_imports_none():
+    """A laptop without MPI reads, tests and uses these."""
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] not in ("mpi4py", "horovod"), name
+sys.meta_path.insert(0, Refuse())
+import parle_hpc.optim, parle_hpc.equations, parle_hpc.models, parle_hpc.topology, parle_hpc.evaluate, parle_hpc.run
+from parle_hpc import Parle, EntropySGD, ElasticSGD, Topology
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)

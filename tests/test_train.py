@@ -1,0 +1,185 @@
+"""The program as its users start it."""
+
+import json
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from mpi import ENVIRONMENT, mpirun, our_lines, passes
+
+from parle_hpc import models
+from parle_hpc.equations import eq_9
+
+TRAIN = ("-m", "parle_hpc.train")
+
+
+def events(folder, name):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def weights(folder):
+    return torch.load(folder / "reference.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits):
+    """A run of the main recipe on 2 x 2 ranks: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    return folder, passes(4, *TRAIN, "--out", folder, "--data.path", digits)
+
+
+def test_it_learns_the_digits(run):
+    folder, printed = run
+    last = events(folder, "validate")[-1]
+    assert last["val_error"] <= 1.7
+    assert last["train_error"] <= 0.5
+    assert f"validation error of the reference  {last['val_error']:.2f} %" in printed
+    for words in ("2 replicas x 2 ranks", "samples per second", "waiting for the coupling", str(folder)):
+        assert words in printed
+    log = (folder / "train.log").read_text().splitlines()
+    assert sum("validation error" in line and "round" in line for line in log) == len(events(folder, "validate")) == 4
+
+
+def test_its_metrics_are_what_they_say(run):
+    folder, _ = run
+    rounds, B = events(folder, "round"), 1437 // 64
+    assert [e["round"] for e in rounds] == list(range(20))
+    assert [e["step"] for e in rounds] == list(range(25, 501, 25))
+    for t, e in enumerate(rounds):
+        assert e["gamma"] == pytest.approx(eq_9(100.0, t, B, clip=1.0), rel=1e-5)
+        assert e["rho"] == pytest.approx(eq_9(1.0, t, B, clip=0.1), rel=1e-5)
+        assert e["passes"] == pytest.approx(e["step"] / B, rel=1e-5)
+        assert e["samples_per_second"] > 0
+        # 2 (n - 1) / n * 4 N bytes: one reduction a round, and the start's in the first
+        assert e["coupling_bytes_sent"] == 4 * 132_220 * (2 if t == 0 else 1)
+        assert 0 <= e["coupling_wait_seconds"] <= e["coupling_seconds"]
+    last = events(folder, "validate")[-1]
+    assert set(last) >= {"val_loss", "train_loss", "spread", "seconds"}
+    assert len(last["replica_error"]) == 2
+    assert last["spread"] > 0
+    assert len(events(folder, "start")) == len(events(folder, "end")) == 1
+
+
+def test_its_reference_loads_without_this_package_and_gives_its_error(run, digits):
+    folder, _ = run
+    model = models.build("lenet")
+    model.load_state_dict(weights(folder))
+    model.eval()
+    with h5py.File(digits) as file:
+        images, labels = torch.from_numpy(file["test/images"][...]) / 255, file["test/labels"][...]
+    with torch.no_grad():
+        error = 100 * np.mean(model(images).argmax(1).numpy() != labels)
+    assert error == pytest.approx(events(folder, "validate")[-1]["val_error"], abs=1e-4)
+    printed = subprocess.run(
+        [sys.executable, "-m", "parle_hpc.evaluate", folder],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"validation error {error:.2f} %" in printed.stdout
+
+
+def test_its_settings_make_the_same_run_again_bit_for_bit(run, tmp_path):
+    folder, _ = run
+    passes(4, *TRAIN, "--recipe", folder / "config.toml", "--out", tmp_path / "again")
+    for a, b in zip(weights(folder).values(), weights(tmp_path / "again").values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("algorithm", ["parle", "sgd", "elastic_sgd"])
+def test_one_replica_of_any_number_of_ranks_is_the_same(tmp_path, digits, algorithm):
+    """20 steps on 1 and on 4 ranks, float64, no dropout: equal without BatchNorm; with it, statistics are per rank."""
+
+    def difference(norm):
+        found = []
+        for ranks in (1, 4):
+            out = tmp_path / f"{norm}{ranks}"
+            settings = ["--data.path", digits, "--model.dropout", 0, "--replicas", 1, "--schedule.lr", 0.01]
+            settings += ["--algorithm.name", algorithm, "--algorithm.L", 10, "--run.seed", 3]
+            passes(ranks, "twenty_steps.py", norm, out, *settings)
+            found.append(np.load(out.with_suffix(".npy")))
+        return np.abs(found[0] - found[1]).max()
+
+    assert difference("identity") <= 1e-10
+    assert algorithm != "parle" or difference("batch") > 1e-6
+
+
+def test_a_plain_process_trains_and_makes_its_data(tmp_path):
+    settings = ["--schedule.max_rounds", "2", "--algorithm.L", "3"]
+    result = subprocess.run(
+        [sys.executable, *TRAIN, *settings], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("lenet_digits-")
+    assert {p.name for p in folder.iterdir()} == {"config.toml", "metrics.jsonl", "reference.pt", "train.log"}
+    assert (tmp_path / "data" / "digits.h5").exists()
+
+
+def test_horovodrun_starts_it(tmp_path, digits):
+    horovodrun = f"{ENVIRONMENT['PATH'].split(':')[0]}/horovodrun"
+    command = [horovodrun, "-np", "3", sys.executable, *TRAIN, "--schedule.max_rounds", "1", "--algorithm.L", "2"]
+    command += ["--data.path", str(digits), "--out", str(tmp_path / "run"), "--data.batch_size", "66"]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "3 replicas x 1 rank" in result.stdout
+
+
+def torn(digits, folder):
+    path = folder / "torn.h5"
+    path.write_bytes(digits.read_bytes()[:300_000])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ranks", "settings", "words"),
+    [
+        (2, ["--recipe", "nope"], ["--recipe nope", "lenet_digits"]),
+        (2, ["--data.batch_sise", "3"], ["--data.batch_sise", "data.batch_size"]),
+        (4, ["--data.batch_size", "0"], ["--data.batch_size 0"]),
+        (3, ["--replicas", "2"], ["--replicas 2 does not divide 3 ranks"]),
+        (4, ["--data.batch_size", "65"], ["65 does not divide among the 2 ranks"]),
+        (2, ["--algorithm.name", "sgd", "--replicas", "2"], ["sgd is data-parallel"]),
+        (2, ["--data.path", "{tmp}/missing.h5"], ["missing.h5: no such data file"]),
+        (2, ["--data.path", "{torn}"], ["torn.h5 is not a complete HDF5 file"]),
+        (2, ["--out", "{torn}/run"], ["--out", "cannot be written"]),
+        (2, ["--run.device", "cuda"], ["--run.device cuda"]),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(tmp_path, digits, ranks, settings, words):
+    if "cuda" in settings and torch.cuda.is_available():
+        pytest.skip("there is a GPU here, so cuda is right")
+    names = {"tmp": tmp_path, "torn": torn(digits, tmp_path)}
+    given = ["--data.path", str(digits), "--out", str(tmp_path / "run"), *(s.format(**names) for s in settings)]
+    result = mpirun(ranks, *TRAIN, *given, timeout=60, cwd=tmp_path)
+    lines = our_lines(result)
+    assert len(lines) == 1, result.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(run, digits):
+    folder, _ = run
+    before = (folder / "metrics.jsonl").read_bytes()
+    result = mpirun(2, *TRAIN, "--out", folder, "--data.path", digits)
+    assert (result.returncode, len(our_lines(result))) == (2, 1)
+    assert "holds a run already" in our_lines(result)[0]
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("rate", "round", "step"), [("1e30", 0, 1), ("40", None, None)])
+def test_a_loss_that_becomes_nan_ends_the_run_with_status_3(tmp_path, digits, rate, round, step):
+    settings = ["--schedule.lr", rate, "--data.path", digits, "--out", tmp_path / "run", "--algorithm.L", 5]
+    settings += ["--algorithm.gamma0", 1e-3] if round is None else []
+    result = mpirun(2, *TRAIN, *settings, timeout=120)
+    assert result.returncode == 3, result.stderr
+    (line,) = our_lines(result)
+    assert "NaN or infinite in round" in line
+    assert step is None or f"in round {round}, step {step}" in line
+    assert not (tmp_path / "run" / "reference.pt").exists()
