@@ -63,6 +63,7 @@ class MPIReference:
 
     def start(self, xa):
         """Start the reduction of xa, shape (N,), which must not change before `collect`."""
+        self.collect()  # a reduction that nobody wanted, as before a state is loaded
         if self._send is not None:
             xa = self._send.copy_(xa)
         self._request = self.comm.Iallreduce(xa.numpy(), self._receive.numpy())

@@ -78,8 +78,7 @@ class Topology:
         self.cross = self.world.Split(self.place, self.replica_index)
         self._start_horovod()
         self._check_groups()
-        self._share_cores(MPI)
-        self._gradients = {}
+        self._share_node(MPI)
 
     def _check_world(self, MPI, here):
         if self.world.Get_size() != here.size:
@@ -120,9 +119,12 @@ class Topology:
         if not all(self.world.allgather(right)):
             raise BadInput("MPI and Horovod do not see the same groups of ranks; rebuild: python install/horovod.py")
 
-    def _share_cores(self, MPI):
+    def _share_node(self, MPI):
         node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = node.Get_rank()
+        # NCCL refuses two ranks on one GPU; the ranks of a replica must go the same way
+        host = not self._hvd.nccl_built() or node.Get_size() > torch.cuda.device_count()
+        self._gradients_on_host = any(self.replica.allgather(host))
         mine = os.sched_getaffinity(0)
         everyone = node.allgather(mine)
         node.Free()
@@ -179,7 +181,10 @@ class Topology:
         for dtype in sorted({g.dtype for g in gradients}, key=str):
             same = [g for g in gradients if g.dtype == dtype]
             flat = torch.cat([g.reshape(-1) for g in same])
-            self._hvd.allreduce_(flat, op=self._hvd.Average, name=f"gradients {dtype}")
+            travels = flat.cpu() if flat.is_cuda and self._gradients_on_host else flat
+            self._hvd.allreduce_(travels, op=self._hvd.Average, name=f"gradients {dtype}")
+            if travels is not flat:
+                flat.copy_(travels)
             pieces = torch.split(flat, [g.numel() for g in same])
             torch._foreach_copy_(same, [piece.view(g.shape) for piece, g in zip(pieces, same, strict=True)])
 

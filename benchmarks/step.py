@@ -1,0 +1,159 @@
+"""What a step of Parle costs beside torch.optim.SGD(nesterov=True, foreach=True), side by side in one run.
+
+    python benchmarks/step.py [--repeat 30] [--threads 1] [--device cpu] [--json FILE]
+
+Three figures, medians over the repeats, with quartiles:
+- a mini-batch of LeNet (batch 128, one process): forward, backward and step, without coupling;
+- the step alone at 36 million parameters, where memory is the limit: 8 passes against 5 allow a ratio of 1.6;
+- floats of state per parameter besides weight and gradient, read from the tensors that live.
+"""
+
+import argparse
+import gc
+import json
+import time
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from parle_hpc import ElasticSGD, EntropySGD, Parle, models
+from parle_hpc.optim import SGD
+
+NEVER = 10**9  # L so long that no coupling falls into the measurement
+
+
+def synchronised_time(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def side_by_side(bodies, repeat, device):
+    """{name: seconds of each repeat}, the bodies in turn."""
+    seconds = {name: [] for name in bodies}
+    for i in range(repeat + 3):
+        for name, body in bodies.items():
+            started = synchronised_time(device)
+            body()
+            if i >= 3:
+                seconds[name].append(synchronised_time(device) - started)
+    return seconds
+
+
+def minibatch(make, device):
+    torch.manual_seed(0)
+    model = models.build("lenet").to(device)
+    optimizer = make(model.parameters())
+    images, labels = torch.rand(128, 1, 28, 28, device=device), torch.randint(0, 10, (128,), device=device)
+
+    def body():
+        optimizer.zero_grad()
+        cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return body
+
+
+def step_alone(make, params):
+    return make(params).step
+
+
+def thirty_six_million(device):
+    """Parameters of the sizes of a wide residual network's, with gradients."""
+    params = [torch.nn.Parameter(torch.randn(640, 640, 3, 3, device=device)) for _ in range(9)]
+    params += [torch.nn.Parameter(torch.randn(320, 320, 3, 3, device=device)) for _ in range(3)]
+    params += [torch.nn.Parameter(torch.randn(640, device=device)) for _ in range(50)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
+
+
+def state_floats(make):
+    """Floats per parameter that an optimiser of two replicas keeps, counted over every tensor alive."""
+
+    class Pair:
+        """A communicator over two replicas that always agree."""
+
+        def Get_size(self):
+            return 2
+
+        def Iallreduce(self, send, receive):
+            np.multiply(send, 2, out=receive)
+            return self
+
+        def Test(self):
+            return True
+
+    p = torch.nn.Parameter(torch.zeros(1_000_000))
+    p.grad = torch.ones_like(p)
+    gc.collect()
+    before = {id(o) for o in gc.get_objects() if torch.is_tensor(o)}
+    optimizer = make([p], Pair())
+    for _ in range(4):
+        optimizer.step()
+    gc.collect()
+    storages = {}
+    for o in gc.get_objects():
+        if torch.is_tensor(o) and id(o) not in before and o.numel():
+            storages[o.untyped_storage().data_ptr()] = o.untyped_storage().nbytes()
+    storages.pop(p.untyped_storage().data_ptr(), None)
+    storages.pop(p.grad.untyped_storage().data_ptr(), None)
+    del optimizer
+    return round(sum(storages.values()) / 4 / p.numel(), 2)
+
+
+def quartiles(values):
+    return [float(q) for q in np.percentile(values, [25, 50, 75])]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=30, help="measurements of each (default: 30)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--json", help="write the results there too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+
+    def parle(params, comm=None, **kind):
+        return Parle(params, lr=1e-3, L=NEVER, batches_per_epoch=100, comm=comm, **kind)
+
+    def sgd(params):
+        return SGD(params, lr=1e-3)
+
+    results = {"torch": torch.__version__, "threads": arguments.threads, "device": str(device)}
+    if device.type == "cuda":
+        results["device"] = torch.cuda.get_device_name()
+    params = thirty_six_million(device)
+    size = sum(p.numel() for p in params)
+    cases = {
+        "LeNet mini-batch": {"Parle": minibatch(parle, device), "SGD": minibatch(sgd, device)},
+        f"step at {size:,} parameters": {"Parle": step_alone(parle, params), "SGD": step_alone(sgd, params)},
+    }
+    print(f"{'':28} {'Parle':>24} {'SGD':>24} {'ratio of medians':>18}   (ms: median, quartiles)")
+    for case, bodies in cases.items():
+        seconds = side_by_side(bodies, arguments.repeat, device)
+        quarters = {name: quartiles(values) for name, values in seconds.items()}
+        ratio = quarters["Parle"][1] / quarters["SGD"][1]
+        results[case] = {"quartiles_seconds": quarters, "ratio": ratio}
+        shown = [f"{1e3 * q[1]:9.3f} [{1e3 * q[0]:.3f}, {1e3 * q[2]:.3f}]" for q in quarters.values()]
+        print(f"{case:28} {shown[0]:>24} {shown[1]:>24} {ratio:18.3f}")
+    kinds = {
+        "Parle current": lambda p, c: Parle(p, lr=1e-3, L=2, batches_per_epoch=9, comm=c),
+        "Parle lagged": lambda p, c: Parle(p, lr=1e-3, L=2, batches_per_epoch=9, comm=c, reference="lagged"),
+        "Parle average": lambda p, c: Parle(p, lr=1e-3, L=2, batches_per_epoch=9, comm=c, reference="average"),
+        "Entropy-SGD": lambda p, c: EntropySGD(p, lr=1e-3, L=2, batches_per_epoch=9),
+        "Elastic-SGD": lambda p, c: ElasticSGD(p, lr=1e-3, batches_per_epoch=9, comm=c),
+        "SGD": lambda p, c: SGD(p, lr=1e-3),
+    }
+    results["state_floats"] = {name: state_floats(make) for name, make in kinds.items()}
+    print("floats of state per parameter: " + ", ".join(f"{k} {v:g}" for k, v in results["state_floats"].items()))
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
