@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data.split import shares
 from .data.store import default_path, open_dataset
-from .failure import BAD_INPUT, BadInput, Parser, leave
+from .failure import BAD_INPUT, BadInput, Parser, leave, wait_for
 
 EVALUATION_BATCH = 500  # images in a forward pass without gradients
 
@@ -34,13 +34,22 @@ class Group:
         self.size = comm.Get_size() if comm is not None else 1
 
     def sum(self, values):
-        """Sum of a float64 array over the ranks."""
-        total = np.array(values, np.float64)
-        if self.size > 1:
-            from mpi4py import MPI
+        """Sum of float64 values over the ranks, elementwise."""
+        return self._reduce(values, "SUM")
 
-            self._comm.Allreduce(MPI.IN_PLACE, total)
-        return total
+    def max(self, values):
+        """Maximum of float64 values over the ranks, elementwise."""
+        return self._reduce(values, "MAX")
+
+    def _reduce(self, values, op):
+        mine = np.array(values, np.float64)
+        if self.size == 1:
+            return mine
+        from mpi4py import MPI
+
+        result = np.empty_like(mine)
+        wait_for(self._comm.Iallreduce(mine, result, op=getattr(MPI, op)), "another rank's part of the validation")
+        return result
 
 
 @contextmanager
@@ -84,7 +93,7 @@ def recompute_statistics(model, batches, group):
     mine = torch.cat(statistics).double().cpu().numpy() * count
     *total, batches_of_all = group.sum([*mine, count])
     if not batches_of_all:
-        raise BadInput("the training set gives no mini-batch for BatchNorm's statistics")
+        raise BadInput("the training set gives no mini-batch of two images for BatchNorm's statistics")
     mean = torch.tensor(total, dtype=torch.float64) / batches_of_all
     for s, values in zip(statistics, torch.split(mean, [s.numel() for s in statistics]), strict=True):
         s.copy_(values)
@@ -128,8 +137,9 @@ class Validation:
         limit: mini-batches of training data for statistics and training score; None for the whole set.
         """
         with untouched(self.model):
-            images = (images for images, _ in self._sweep(self.data.train, self.batch_size, limit))
-            recompute_statistics(self.model, images, self.group)
+            # one image alone has no variance
+            batches = (images for images, _ in self._sweep(self.data.train, self.batch_size, limit) if len(images) > 1)
+            recompute_statistics(self.model, batches, self.group)
             test = score(self.model, self._sweep(self.data.test, EVALUATION_BATCH), self.group)
             train = score(self.model, self._sweep(self.data.train, self.batch_size, limit), self.group)
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
@@ -137,13 +147,11 @@ class Validation:
 
 
 @torch.no_grad()
-def relative_spread(live, reference, comm):
-    """max_a |x^a - x| / |x| over the ranks of an mpi4py communicator; `live` and `reference` are lists of tensors."""
-    from mpi4py import MPI
-
+def relative_spread(live, reference, group):
+    """max_a |x^a - x| / |x| over the ranks of the group; `live` and `reference` are lists of tensors."""
     far = sum((a - x).double().square().sum().item() for a, x in zip(live, reference, strict=True))
     size = sum(x.double().square().sum().item() for x in reference)
-    return comm.allreduce((far / size) ** 0.5, op=MPI.MAX)
+    return float(group.max([(far / size) ** 0.5])[0])
 
 
 def evaluate_run(folder):

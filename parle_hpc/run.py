@@ -6,15 +6,17 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import config
 from .data.prepare import prepare
 from .data.split import MiniBatches
 from .data.store import default_path, open_dataset
-from .evaluate import Validation, relative_spread
-from .failure import TIMEOUT, BadInput, Diverged, bounded
+from .evaluate import Group, Validation, relative_spread, untouched
+from .failure import BadInput, Diverged
 from .metrics import Metrics
 from .models import build
 from .optim import SGD, ElasticSGD, EntropySGD, Parle
@@ -34,6 +36,29 @@ def make_optimizer(settings, params, topology, B):
     if a.name == "elastic_sgd":
         return ElasticSGD(params, rho0=a.rho0, batches_per_epoch=B, scoping=a.scoping, comm=topology.cross, **common)
     return SGD(params, **common)
+
+
+def build_model(settings, data, share):
+    """The network that the settings name for this data set, with new weights.
+
+    share: images of a mini-batch on each rank. Raises BadInput where the network cannot take them.
+    """
+    shape = data.train.images.shape[1:]
+    model = build(settings.model.name, num_classes=data.classes, in_channels=shape[0], dropout=settings.model.dropout)
+    if share < 2 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise BadInput(
+            f"--data.batch_size {settings.data.batch_size}: one image a rank is too few for BatchNorm; "
+            f"take at least {2 * settings.data.batch_size}, or fewer ranks a replica"
+        )
+    try:
+        with torch.no_grad(), untouched(model):
+            model.eval()(torch.zeros(1, *shape))
+    except RuntimeError as error:
+        size = " x ".join(map(str, shape))
+        raise BadInput(
+            f"--model.name {settings.model.name} does not take {data.name}'s images, {size} ({error})"
+        ) from None
+    return model
 
 
 def open_output(settings):
@@ -79,10 +104,7 @@ class Run:
         self.folder = topology.together(open_output, settings) if self.chief else topology.together(lambda: None)
 
         torch.manual_seed(settings.run.seed)
-        channels = self.data.train.images.shape[1]
-        self.model = build(
-            settings.model.name, num_classes=self.data.classes, in_channels=channels, dropout=settings.model.dropout
-        ).to(self.device)
+        self.model = build_model(settings, self.data, settings.data.batch_size // topology.m).to(self.device)
         topology.broadcast([*self.model.parameters(), *self.model.buffers()])
         # dropout differs from rank to rank
         torch.manual_seed(settings.run.seed * 1_000_003 + topology.world.Get_rank() + 1)
@@ -113,8 +135,7 @@ class Run:
             if last:
                 self._stop_if_diverged(agreement.finish())
             if last or (round + 1) % self.settings.run.validate_every == 0:
-                with bounded(TIMEOUT, "the validation", self.topology.world.Get_rank()):
-                    self._validate(round, last)
+                self._validate(round, last)
         self.metrics.close()
 
     def _round(self, round):
@@ -144,7 +165,7 @@ class Run:
         return losses
 
     def _trouble(self, losses, round):
-        """0 < the first step whose loss is not finite, joined with this rank; else Agreement.NOTHING."""
+        """The first step whose loss is not finite, joined with this rank in one number; else Agreement.NOTHING."""
         bad = (~losses.isfinite()).nonzero()
         if not len(bad):
             return Agreement.NOTHING
@@ -166,7 +187,7 @@ class Run:
         limit = None if last else self.settings.run.statistics_batches
         live = [p.detach().clone() for p in self.params]
         with self.optimizer.at_reference():
-            spread = relative_spread(live, self.params, self.topology.world)
+            spread = relative_spread(live, self.params, self.validation.group)
             test, train, state = self.validation.validate(limit)
         values = {"val_error": test.error, "val_loss": test.loss, "train_error": train.error, "train_loss": train.loss}
         if last:
@@ -177,7 +198,8 @@ class Run:
             f"training error {train.error:.2f} %, spread {spread:.3f}"
         )
         if last and self.chief:
-            torch.save(state, self.folder / "reference.pt")
+            torch.save(state, self.folder / "reference.pt.partial")
+            (self.folder / "reference.pt.partial").replace(self.folder / "reference.pt")
             self._summarise(test, train, values["replica_error"])
 
     def _replica_errors(self):
@@ -185,7 +207,9 @@ class Run:
         batch_size = self.settings.data.batch_size
         alone = Validation(self.model, self.data, batch_size, self.device, self.topology.replica)
         test, _, _ = alone.validate(self.settings.run.statistics_batches)
-        return self.topology.cross.allgather(test.error)
+        errors = np.zeros(self.topology.n)
+        errors[self.topology.replica_index] = test.error
+        return Group(self.topology.cross).sum(errors).tolist()
 
     def _announce(self):
         s, t = self.settings, self.topology

@@ -14,14 +14,14 @@ import sys
 import traceback
 
 from . import config
-from .failure import BAD_INPUT, DIVERGED, BadInput, Diverged, leave
+from .failure import BAD_INPUT, DIVERGED, BadInput, Diverged, leave, say
 from .placement import placement
 
 
 def main(arguments=None):
     try:
         settings = config.load(sys.argv[1:] if arguments is None else arguments)
-        choose_replicas(settings, placement(os.environ).size)
+        settle(settings, placement(os.environ).size)
     except BadInput as error:
         leave(str(error), BAD_INPUT)
 
@@ -35,6 +35,9 @@ def main(arguments=None):
         leave(str(error), BAD_INPUT)
     except Diverged as error:
         leave(str(error), DIVERGED)
+    except TimeoutError as error:
+        say(f"rank {placement(os.environ).rank}: {error}")
+        os._exit(1)
     except BaseException:
         # the other ranks may be waiting for this one: os._exit makes the launcher end them too
         traceback.print_exc()
@@ -42,13 +45,15 @@ def main(arguments=None):
         os._exit(1)
 
 
-def choose_replicas(settings, size):
-    """Settle the number of replicas for a world of `size` ranks."""
+def settle(settings, size):
+    """Settle the number of replicas for `size` ranks. Raises BadInput for settings that exclude each other."""
     name = settings.algorithm.name
     if settings.replicas is None:
         settings.replicas = config.default_replicas(name, size)
     if name in config.DATA_PARALLEL and settings.replicas > 1:
         raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
+    if name != "parle" and settings.algorithm.inside == "workers":
+        raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
 
 
 if __name__ == "__main__":

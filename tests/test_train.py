@@ -136,6 +136,17 @@ def torn(digits, folder):
     return path
 
 
+def small(folder):
+    """A data set of images that are too small for LeNet."""
+    path = folder / "small.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs.update(name="small", classes=10)
+        for part in ("train", "test"):
+            file[f"{part}/images"] = np.zeros((200, 1, 8, 8), np.uint8)
+            file[f"{part}/labels"] = np.zeros(200, np.int64)
+    return path
+
+
 @pytest.mark.parametrize(
     ("ranks", "settings", "words"),
     [
@@ -145,6 +156,9 @@ def torn(digits, folder):
         (3, ["--replicas", "2"], ["--replicas 2 does not divide 3 ranks"]),
         (4, ["--data.batch_size", "65"], ["65 does not divide among the 2 ranks"]),
         (2, ["--algorithm.name", "sgd", "--replicas", "2"], ["sgd is data-parallel"]),
+        (2, ["--algorithm.name", "elastic_sgd", "--algorithm.inside", "workers"], ["inside workers", "parle"]),
+        (4, ["--data.batch_size", "2"], ["--data.batch_size 2", "BatchNorm", "at least 4"]),
+        (2, ["--data.path", "{small}"], ["--model.name lenet", "1 x 8 x 8"]),
         (2, ["--data.path", "{tmp}/missing.h5"], ["missing.h5: no such data file"]),
         (2, ["--data.path", "{torn}"], ["torn.h5 is not a complete HDF5 file"]),
         (2, ["--out", "{torn}/run"], ["--out", "cannot be written"]),
@@ -154,7 +168,7 @@ def torn(digits, folder):
 def test_bad_input_gets_one_line_and_status_2(tmp_path, digits, ranks, settings, words):
     if "cuda" in settings and torch.cuda.is_available():
         pytest.skip("there is a GPU here, so cuda is right")
-    names = {"tmp": tmp_path, "torn": torn(digits, tmp_path)}
+    names = {"tmp": tmp_path, "torn": torn(digits, tmp_path), "small": small(tmp_path)}
     given = ["--data.path", str(digits), "--out", str(tmp_path / "run"), *(s.format(**names) for s in settings)]
     result = mpirun(ranks, *TRAIN, *given, timeout=60, cwd=tmp_path)
     lines = our_lines(result)
