@@ -48,18 +48,33 @@ def first_error(log):
     return next((line for line in lines if FATAL.search(line)), lines[-1] if lines else "(the log is empty)")
 
 
+def cuda_toolkit():
+    """Root of a CUDA toolkit with compiler, headers and runtime, or None."""
+    named = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    nvcc = shutil.which("nvcc")
+    if nvcc:
+        # an nvcc on PATH may be a wrapper: only the compiler knows where its toolkit is
+        with tempfile.NamedTemporaryFile(suffix=".cu") as source:
+            answer = subprocess.run([nvcc, "--dryrun", source.name], capture_output=True, text=True)
+        named += re.findall(r"^#\$ TOP=(.*)$", answer.stderr, re.MULTILINE)
+    for root in map(Path, filter(None, [*named, "/usr/local/cuda"])):
+        if (root / "bin/nvcc").exists() and (root / "include/cuda_runtime.h").exists():
+            return root.resolve()
+    return None
+
+
 def torch_facts():
-    """What of torch decides how Horovod is built: version, CUDA or not, C++ standard, NCCL's folder."""
+    """What of torch decides how Horovod is built: version, CUDA toolkit's root or None, C++ standard."""
     try:
         import torch
         from torch.utils import cpp_extension
     except ImportError as error:
         stop(f"torch cannot be imported by {sys.executable} ({error}); install torch first")
     standards = re.findall(r"-std=c\+\+(\d\d)", Path(cpp_extension.__file__).read_text())
-    toolkit = torch.version.cuda and cpp_extension.CUDA_HOME
+    toolkit = cuda_toolkit() if torch.version.cuda else None
     if torch.version.cuda and not toolkit:
-        print("torch is a CUDA build, but no CUDA toolkit (nvcc) was found: Horovod is built for the CPU", flush=True)
-    return torch.__version__, bool(toolkit), standards[0] if standards else "17"
+        print("torch is a CUDA build, but no CUDA toolkit was found ($CUDA_HOME, nvcc): Horovod is built for the CPU")
+    return torch.__version__, toolkit, standards[0] if standards else "17"
 
 
 def mpi_facts():
@@ -108,6 +123,11 @@ def patch(source, standard, cuda, rpath):
             stop(f"this is not the source of Horovod {VERSION}: {main.name} lacks {old.splitlines()[0]!r}")
         text = text.replace(old, new)
     main.write_text(text)
+    kernels, finder = source / "horovod/common/ops/cuda/CMakeLists.txt", source / "cmake/Modules/FindPytorch.cmake"
+    kernels.write_text(kernels.read_text().replace("set(CMAKE_CUDA_STANDARD 11)", "set(CMAKE_CUDA_STANDARD 17)"))
+    if not cuda:
+        found = "(torch.version.cuda is not None) and (CUDA_HOME is not None)"
+        finder.write_text(finder.read_text().replace(found, "False"))
     text = binding.read_text().replace("set(CMAKE_CXX_STANDARD 14)", f"set(CMAKE_CXX_STANDARD {standard})")
     # Python 3.12 has no distutils
     python_include = "import sysconfig; print(sysconfig.get_path('include'))"
@@ -130,9 +150,11 @@ def build_environment(tools):
     return environment
 
 
-def nccl_environment(folder):
-    """Point the build at the NCCL that torch itself uses, unless the user names another one."""
+def cuda_environment(folder, toolkit):
+    """Point the build at the toolkit and at the NCCL that torch itself uses, unless the user names another one."""
     chosen = {"HOROVOD_GPU_OPERATIONS": "NCCL", "HOROVOD_NCCL_LINK": "SHARED"}
+    chosen.update(CUDA_HOME=str(toolkit), CUDAToolkit_ROOT=str(toolkit), CUDACXX=str(toolkit / "bin" / "nvcc"))
+    chosen["PATH"] = f"{toolkit / 'bin'}{os.pathsep}{os.environ['PATH']}"
     if any(name in os.environ for name in ("HOROVOD_NCCL_HOME", "HOROVOD_NCCL_LIB", "NCCL_HOME")):
         return chosen
     nccl = Path(sysconfig.get_path("purelib")) / "nvidia" / "nccl"
@@ -162,7 +184,7 @@ def build(wheel_folder, log_path, sdist, cuda, standard, mpi_home):
         patch(source, standard, cuda, rpath)
         environment = build_environment(tools)
         if cuda:
-            environment.update(nccl_environment(Path(work)))
+            environment.update(cuda_environment(Path(work), cuda))
         command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", "--no-cache-dir"]
         command += ["-w", f"{work}/out", str(source)]
         with open(log_path, "w") as log:
