@@ -103,36 +103,36 @@ def fetch_sdist(folder):
 
 def patch(source, standard, cuda, rpath):
     """Make Horovod's CMake files ask for torch's C++ standard and leave no path of this build in the library."""
-    main, binding = source / "CMakeLists.txt", source / "horovod/torch/CMakeLists.txt"
-    text = main.read_text()
-    settings = [
-        "project(horovod CXX)",
-        "set(CMAKE_SKIP_RPATH TRUE)" if rpath else "",
-        f'set(CMAKE_SHARED_LINKER_FLAGS "${{CMAKE_SHARED_LINKER_FLAGS}} -Wl,-rpath,{rpath}")' if rpath else "",
-    ]
+    main, binding = "CMakeLists.txt", "horovod/torch/CMakeLists.txt"
+    kernels, finder = "horovod/common/ops/cuda/CMakeLists.txt", "cmake/Modules/FindPytorch.cmake"
+    standard_14, standard_now = "set(CMAKE_CXX_STANDARD 14)", f"set(CMAKE_CXX_STANDARD {standard})"
     edits = [
-        ("project(horovod CXX)", "\n".join(settings)),
-        ("set(CMAKE_CXX_STANDARD 14)", f"set(CMAKE_CXX_STANDARD {standard})"),
+        (main, standard_14, standard_now),
+        (binding, standard_14, standard_now),
+        # nvcc 13 has no C++11
+        (kernels, "set(CMAKE_CUDA_STANDARD 11)", "set(CMAKE_CUDA_STANDARD 17)"),
+        # Python 3.12 has no distutils
+        (
+            binding,
+            "from distutils.sysconfig import get_python_inc; print(get_python_inc())",
+            "import sysconfig; print(sysconfig.get_path('include'))",
+        ),
     ]
+    if rpath:
+        flags = f'set(CMAKE_SHARED_LINKER_FLAGS "${{CMAKE_SHARED_LINKER_FLAGS}} -Wl,-rpath,{rpath}")'
+        project = "project(horovod CXX)"
+        edits.append((main, project, f"{project}\nset(CMAKE_SKIP_RPATH TRUE)\n{flags}"))
     if not cuda:
         # CMake's probe takes an nvcc without a CUDA runtime for a working one, and fails later
-        probe = text[text.index("include(CheckLanguage)") : text.index("macro(ADD_CUDA)")]
-        edits.append((probe, ""))
-    for old, new in edits:
-        if old not in text:
-            stop(f"this is not the source of Horovod {VERSION}: {main.name} lacks {old.splitlines()[0]!r}")
-        text = text.replace(old, new)
-    main.write_text(text)
-    kernels, finder = source / "horovod/common/ops/cuda/CMakeLists.txt", source / "cmake/Modules/FindPytorch.cmake"
-    kernels.write_text(kernels.read_text().replace("set(CMAKE_CUDA_STANDARD 11)", "set(CMAKE_CUDA_STANDARD 17)"))
-    if not cuda:
-        found = "(torch.version.cuda is not None) and (CUDA_HOME is not None)"
-        finder.write_text(finder.read_text().replace(found, "False"))
-    text = binding.read_text().replace("set(CMAKE_CXX_STANDARD 14)", f"set(CMAKE_CXX_STANDARD {standard})")
-    # Python 3.12 has no distutils
-    python_include = "import sysconfig; print(sysconfig.get_path('include'))"
-    text = text.replace("from distutils.sysconfig import get_python_inc; print(get_python_inc())", python_include)
-    binding.write_text(text)
+        text = (source / main).read_text()
+        probe = text[text.find("include(CheckLanguage)") : text.find("macro(ADD_CUDA)")]
+        edits.append((main, probe, ""))
+        edits.append((finder, "(torch.version.cuda is not None) and (CUDA_HOME is not None)", "False"))
+    for name, old, new in edits:
+        text = (source / name).read_text()
+        if not old or old not in text:
+            stop(f"this is not the source of Horovod {VERSION}: {name} lacks what is to be changed ({new or 'CUDA'})")
+        (source / name).write_text(text.replace(old, new))
 
 
 def build_environment(tools):

@@ -87,24 +87,49 @@ def test_the_first_error_of_a_log_is_found(horovod):
 
 
 @pytest.mark.parametrize("cuda", [True, False])
-def test_the_patch_changes_what_it_must(horovod, tmp_path, cuda):
-    main, binding = tmp_path / "CMakeLists.txt", tmp_path / "horovod" / "torch" / "CMakeLists.txt"
-    binding.parent.mkdir(parents=True)
-    standard, probe = "set(CMAKE_CXX_STANDARD 14)", "include(CheckLanguage)\ncheck_language(CUDA)"
-    main.write_text(f"project(horovod CXX)\n{standard}\n{probe}\nmacro(ADD_CUDA)\n")
-    binding.write_text(
-        'set(CMAKE_CXX_STANDARD 14)\n-c "from distutils.sysconfig import get_python_inc; print(get_python_inc())"\n'
-    )
+def test_the_patch_changes_what_it_must(horovod, tmp_path, cuda, capsys):
+    files = {
+        "CMakeLists.txt": "project(horovod CXX)\nset(CMAKE_CXX_STANDARD 14)\n"
+        "include(CheckLanguage)\ncheck_language(CUDA)\nmacro(ADD_CUDA)\n",
+        "horovod/torch/CMakeLists.txt": "set(CMAKE_CXX_STANDARD 14)\n"
+        "from distutils.sysconfig import get_python_inc; print(get_python_inc())\n",
+        "horovod/common/ops/cuda/CMakeLists.txt": "set(CMAKE_CUDA_STANDARD 11)\n",
+        "cmake/Modules/FindPytorch.cmake": "(torch.version.cuda is not None) and (CUDA_HOME is not None)\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     horovod.patch(tmp_path, "20", cuda, "$ORIGIN/..")
-    text = main.read_text()
-    assert "CMAKE_CXX_STANDARD 20" in text
-    assert "CMAKE_CXX_STANDARD 14" not in text + binding.read_text()
-    assert ("check_language(CUDA)" in text) is cuda
-    assert "macro(ADD_CUDA)" in text
-    assert "distutils" not in binding.read_text()
-    main.write_text("project(other)")
-    with pytest.raises((SystemExit, ValueError)):
-        horovod.patch(tmp_path, "20", True, "")
+    main, binding, kernels, finder = ((tmp_path / name).read_text() for name in files)
+    assert "CMAKE_CXX_STANDARD 20" in main
+    assert "CMAKE_CXX_STANDARD 20" in binding
+    assert "rpath,$ORIGIN/.." in main
+    assert "distutils" not in binding
+    assert "STANDARD 17" in kernels
+    assert ("check_language(CUDA)" in main) is cuda
+    assert ("CUDA_HOME" in finder) is cuda
+    assert "macro(ADD_CUDA)" in main
+    # a source that is not the one we know is not patched half
+    with pytest.raises(SystemExit):
+        horovod.patch(tmp_path, "20", cuda, "$ORIGIN/..")
+    assert "this is not the source of Horovod 0.28.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_the_cuda_toolkit_is_found_behind_a_wrapper(horovod, tmp_path, monkeypatch, wrapped):
+    toolkit, elsewhere = tmp_path / "cuda", tmp_path / "bin"
+    for folder in (toolkit / "bin", toolkit / "include", elsewhere):
+        folder.mkdir(parents=True)
+    (toolkit / "include/cuda_runtime.h").touch()
+    (toolkit / "bin/nvcc").write_text(f"#!/bin/sh\necho '#$ TOP={toolkit}' >&2\n")
+    (toolkit / "bin/nvcc").chmod(0o755)
+    (elsewhere / "nvcc").write_text(f'#!/bin/sh\nexec {toolkit}/bin/nvcc "$@"\n')
+    (elsewhere / "nvcc").chmod(0o755)
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    first = elsewhere if wrapped else toolkit / "bin"
+    monkeypatch.setenv("PATH", f"{first}{os.pathsep}{os.environ['PATH']}")
+    assert horovod.cuda_toolkit() == toolkit
 
 
 def test_what_needs_no_mpi_imports_none():
