@@ -86,17 +86,17 @@ class FlatOptimizer(torch.optim.Optimizer):
         return [self._layout.pieces(self._layout.vectors(flat)) for flat in flats]
 
     def _blocks(self, weights, *states):
-        """(group, weights, gradients, states...) block by block; weight decay is in the gradients. Blocks without
-        gradients and single parameters without one are left out."""
+        """(index, group, lists) of each block; lists are (weights, gradients, states...) with weight decay in the
+        gradients, without the parameters that have no gradient, and None where none has one."""
         gradients = self._layout.pieces(self._layout.gradients())
         for i, (index, _) in enumerate(self._layout.blocks):
-            group = self.param_groups[index]
+            group, lists = self.param_groups[index], None
             has = [j for j, g in enumerate(gradients[i]) if g is not None]
             if has:
-                y, g, *rest = ([pieces[i][j] for j in has] for pieces in (weights, gradients, *states))
+                lists = [[pieces[i][j] for j in has] for pieces in (weights, gradients, *states)]
                 if group["weight_decay"]:
-                    g = torch._foreach_add(g, y, alpha=group["weight_decay"])
-                yield group, y, g, *rest
+                    lists[1] = torch._foreach_add(lists[1], lists[0], alpha=group["weight_decay"])
+            yield i, group, lists
 
     @contextmanager
     def at_reference(self):
@@ -263,10 +263,11 @@ class Parle(FlatOptimizer):
     def _inner_step(self):
         weights = self._layout.pieces(self._weights())
         gamma = self.gamma
-        for group, y, g, v, xa in self._blocks(weights, self._v_y_pieces, self._x_pieces):
-            eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
-        for z, y in zip(self._z_pieces, weights, strict=True):
-            eq_8b(z, y, alpha=self.alpha)
+        for i, group, lists in self._blocks(weights, self._v_y_pieces, self._x_pieces):
+            if lists:
+                y, g, v, xa = lists
+                eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
+            eq_8b(self._z_pieces[i], weights[i], alpha=self.alpha)
         if self._master is not None:
             self._layout.unpack(self._master)
 
@@ -411,8 +412,10 @@ class ElasticSGD(FlatOptimizer):
         self.coupling_seconds += time.perf_counter() - started
         weights = self._layout.pieces(self._weights())
         x_pieces, v_pieces, mean_pieces = self._pieces(self.x, self.v, mean)
-        for group, xa, g, v, x in self._blocks(weights, v_pieces, x_pieces):
-            eq_7a(xa, v, g, x, eta=group["lr"], rho=rho, mu=group["momentum"])
+        for _, group, lists in self._blocks(weights, v_pieces, x_pieces):
+            if lists:
+                xa, g, v, x = lists
+                eq_7a(xa, v, g, x, eta=group["lr"], rho=rho, mu=group["momentum"])
         started = time.perf_counter()
         for (index, _), x, m in zip(self._layout.blocks, x_pieces, mean_pieces, strict=True):
             eq_7b(x, m, eta=self.param_groups[index]["lr"])

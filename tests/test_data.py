@@ -1,7 +1,11 @@
 """Raw files to HDF5, the reader's checks, and who sees which samples."""
 
 import gzip
+import hashlib
+import http.server
 import struct
+import threading
+from functools import partial
 
 import h5py
 import numpy as np
@@ -23,8 +27,6 @@ def idx(array):
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A folder in MNIST's format, small: two parts of 12 and 5 images; its checksums stand for the right ones."""
-    import hashlib
-
     rng = np.random.default_rng(0)
     files = {}
     for part, count in (("train", 12), ("test", 5)):
@@ -56,6 +58,23 @@ def test_mnist_from_a_folder(source):
     packed.unlink()
     preparation.prepare("mnist", source, path)
     assert [p.name for p in path.parent.iterdir()] == ["mnist.h5"]
+
+
+def test_mnist_is_downloaded_from_the_first_mirror_that_has_it(source, monkeypatch):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=source)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(preparation, "MNIST_MIRRORS", (f"{there}gone/", there))
+        path = preparation.prepare("mnist", None, source / "out" / "mnist.h5")
+        assert len(open_dataset(path).train) == 12
+        (source / "t10k-images-idx3-ubyte.gz").unlink()
+        with pytest.raises(BadInput, match=r"t10k-images.*cannot be downloaded.*404.*--source"):
+            preparation.prepare("mnist", None, path)
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,27 @@ import parle_hpc.optim, parle_hpc.equations, parle_hpc.models, parle_hpc.topolog
 from parle_hpc import Parle, EntropySGD, ElasticSGD, Topology
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
+
+
+def test_a_source_install_holds_the_whole_package(tmp_path):
+    """pip install . without the extra: recipes included, neither MPI nor Horovod asked for."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "parle_hpc", source / "parle_hpc", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+    built = subprocess.run([*command, "--target", target, source], capture_output=True, text=True, timeout=120)
+    assert built.returncode == 0, built.stderr
+    command = [sys.executable, "-P", "-m", "parle_hpc.train", "--help"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(target)}
+    shown = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "--data.batch_size" in shown.stdout, shown.stderr
+
+    def files(folder):
+        return {str(p.relative_to(folder)) for p in (folder / "parle_hpc").rglob("*") if p.suffix in (".py", ".toml")}
+
+    assert files(target) == files(ROOT)
+    (metadata,) = target.glob("parle_hpc-*.dist-info/METADATA")
+    needs = [line for line in metadata.read_text().splitlines() if line.startswith("Requires-Dist:")]
+    assert all("extra ==" in line for line in needs if "mpi4py" in line or "horovod" in line)

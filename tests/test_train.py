@@ -1,8 +1,14 @@
 """The program as its users start it."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import h5py
 import numpy as np
@@ -42,6 +48,20 @@ def test_it_learns_the_digits(run):
         assert words in printed
     log = (folder / "train.log").read_text().splitlines()
     assert sum("validation error" in line and "round" in line for line in log) == len(events(folder, "validate")) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--algorithm.inside", "workers"],
+        ["--algorithm.name", "entropy_sgd"],
+        ["--algorithm.name", "elastic_sgd"],
+        ["--algorithm.name", "sgd"],
+    ],
+)
+def test_so_do_its_relatives(tmp_path, digits, settings):
+    passes(4, *TRAIN, "--out", tmp_path / "run", "--data.path", digits, *settings)
+    assert events(tmp_path / "run", "validate")[-1]["val_error"] <= 2.5
 
 
 def test_its_metrics_are_what_they_say(run):
@@ -119,6 +139,33 @@ def test_a_plain_process_trains_and_makes_its_data(tmp_path):
     assert folder.name.startswith("lenet_digits-")
     assert {p.name for p in folder.iterdir()} == {"config.toml", "metrics.jsonl", "reference.pt", "train.log"}
     assert (tmp_path / "data" / "digits.h5").exists()
+
+
+def test_a_terminal_shows_progress(tmp_path, digits):
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    settings = [
+        "--schedule.max_rounds",
+        "3",
+        "--algorithm.L",
+        "2",
+        "--data.path",
+        str(digits),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen([sys.executable, *TRAIN, *settings], env=ENVIRONMENT, stdout=slave, stderr=slave)
+    os.close(slave)
+    shown = b""
+    # Linux answers EIO once the other side is closed
+    with contextlib.suppress(OSError):
+        while part := os.read(master, 4096):
+            shown += part
+    os.close(master)
+    assert process.wait(60) == 0
+    assert b"3/3 [" in shown
+    assert b"loss" in shown
+    assert b"validation error of the reference" in shown
 
 
 def test_horovodrun_starts_it(tmp_path, digits):
