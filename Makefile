@@ -12,8 +12,9 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
-# laptops have fewer cores than ranks, and containers run as root
+# laptops have fewer cores than ranks, which are not to be pinned to one each, and containers run as root
 export OMPI_MCA_rmaps_base_oversubscribe := 1
+export OMPI_MCA_hwloc_base_binding_policy := none
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
