@@ -1,9 +1,11 @@
-"""Flat buffers over a network's parameters, and matching pieces of both.
+"""Flat buffers over a network's parameters, matching pieces of both, and an optimiser whose state they are.
 
 A state such as x^a or v_y is one contiguous vector, so that a reduction or a copy of it is one call. The equations
 run over pieces: on a CPU the pieces of one block fit into the cache, so that the passes of an equation read memory
 once; on a GPU one block holds a whole parameter group, so that each pass is one kernel launch.
 """
+
+from contextlib import contextmanager
 
 import torch
 
@@ -93,3 +95,117 @@ class Layout:
     def pieces(self, vectors):
         """For each block the list of its pieces of `vectors` (one vector a parameter; None stays None)."""
         return [[None if vectors[i] is None else vectors[i][a:b] for i, a, b in block] for _, block in self.blocks]
+
+
+def require(condition, name, value, right):
+    if not condition:
+        raise ValueError(f"{name} is {value!r}; it must be {right}")
+
+
+class FlatOptimizer(torch.optim.Optimizer):
+    """What Parle, Entropy-SGD and Elastic-SGD share: flat state, a step counter, and the way to the reference.
+
+    Attributes:
+        steps: mini-batches done so far, k.
+        round_length: mini-batches in a round, for counting and reporting.
+        gamma, rho: of this round or step, None where the algorithm has none.
+        coupling_wait_seconds, coupling_bytes_sent: waiting for other ranks, and this rank's payload, so far.
+        coupling_seconds: time that the coupling has taken so far: waiting for the mean and moving x^a, or x.
+    """
+
+    flat_names = ()  # attributes that are flat buffers and belong to the state
+
+    def __init__(self, params, defaults):
+        require(defaults["lr"] >= 0, "lr", defaults["lr"], "at least 0")
+        require(0 <= defaults["momentum"] < 1, "momentum", defaults["momentum"], "in [0, 1)")
+        require(defaults["weight_decay"] >= 0, "weight_decay", defaults["weight_decay"], "at least 0")
+        self._layout = None
+        super().__init__(params, defaults)
+        self._layout = Layout(self.param_groups)
+        self._master = self._layout.zeros() if self._layout.needs_master else None
+        for name in self.flat_names:
+            setattr(self, name, self._layout.zeros())
+        self.steps = 0
+        self.coupling_seconds = 0.0
+        self._begun = False
+
+    def add_param_group(self, param_group):
+        """Refused once the state exists: the flat buffers, and a reduction under way, have the length they have."""
+        if self._layout is not None:
+            raise RuntimeError(
+                f"{type(self).__name__} cannot take more parameters after it is made: its state is flat and may be "
+                "in flight between the replicas; make a new optimiser over all parameters"
+            )
+        super().add_param_group(param_group)
+
+    def _begin(self):
+        """Take the weights as they are at the first use, so that a broadcast may come after the constructor."""
+        if not self._begun:
+            self._begun = True
+            if self._master is not None:
+                self._layout.pack(self._master)
+            self._take_weights()
+
+    def _weights(self):
+        """One vector for each parameter that the equations update: the live weights, or their master."""
+        return self._layout.live() if self._master is None else list(self._layout.vectors(self._master))
+
+    def _pieces(self, *flats):
+        return [self._layout.pieces(self._layout.vectors(flat)) for flat in flats]
+
+    def _blocks(self, weights, *states):
+        """(index, group, lists) of each block; lists are (weights, gradients, states...) with weight decay in the
+        gradients, without the parameters that have no gradient, and None where none has one."""
+        gradients = self._layout.pieces(self._layout.gradients())
+        for i, (index, _) in enumerate(self._layout.blocks):
+            group, lists = self.param_groups[index], None
+            has = [j for j, g in enumerate(gradients[i]) if g is not None]
+            if has:
+                lists = [[pieces[i][j] for j in has] for pieces in (weights, gradients, *states)]
+                if group["weight_decay"]:
+                    lists[1] = torch._foreach_add(lists[1], lists[0], alpha=group["weight_decay"])
+            yield i, group, lists
+
+    @contextmanager
+    def at_reference(self):
+        """The model holds the newest reference inside, and its live weights again, bit for bit, after.
+
+        Collective over the replicas.
+        """
+        with torch.no_grad():
+            self._begin()
+            kept = [p.detach().clone() for p in self._layout.params]
+            self._layout.unpack(self._newest_reference())
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_([p.detach() for p in self._layout.params], kept)
+
+    def state_dict(self):
+        """torch's own state dict, with the flat buffers and the counter under "flat". The weights are the model's."""
+        self._begin()
+        state = super().state_dict()
+        state["flat"] = {name: getattr(self, name).clone() for name in self._state_names()}
+        state["flat"]["steps"] = self.steps
+        return state
+
+    def load_state_dict(self, state_dict):
+        """Continue where `state_dict` was taken, bit for bit, once the model's weights are loaded too.
+
+        Collective over the replicas. Raises ValueError where the buffers do not fit.
+        """
+        flat = dict(state_dict["flat"])
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
+        for name in self._state_names():
+            mine = getattr(self, name)
+            require(
+                name in flat and flat[name].shape == mine.shape, f"state {name}", name in flat, f"{mine.numel()} floats"
+            )
+            mine.copy_(flat[name])
+        self.steps = flat["steps"]
+        self._begun = True
+        self._restart()
+
+    def _state_names(self):
+        return [*self.flat_names, *(["_master"] if self._master is not None else [])]

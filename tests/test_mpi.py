@@ -42,6 +42,11 @@ def test_workers_under_mpi_are_one_process(n, m):
     assert "equal" in passes(n * m, "against_oracle.py", n, "quadratic", "current", "workers")
 
 
+@pytest.mark.parametrize(("n", "m", "kind"), [(2, 1, "scoping"), (2, 2, "scoping"), (3, 1, "plain")])
+def test_elastic_sgd_under_mpi_is_one_process(n, m, kind):
+    assert "equal" in passes(n * m, "against_oracle.py", n, "quadratic", kind, "elastic")
+
+
 def test_ranks_that_do_not_divide_are_refused():
     result = mpirun(3, "groups.py", 2)
     assert result.returncode != 0
