@@ -14,7 +14,7 @@ setup(
     install_requires=[
         "torch>=2.4,<3",
         "numpy>=1.26,<3",
-        "h5py>=3.8,<4",  # data sets and checkpoints in HDF5
+        "h5py>=3.8,<4",  # data sets in HDF5
         "pydantic>=2.7,<3",  # typed settings: checks every value and says which one is wrong
         "tomlkit>=0.12,<1",  # reads and writes TOML on every Python that we support
         "pydantic-settings>=2.4,<3",  # the command line from the typed settings

@@ -107,7 +107,7 @@ def main():
     if not (folder / "bin" / "pip").exists():
         make_venv(folder)
     python = str(folder / "bin" / "python")
-    pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     own = (folder / "bin" / "mpirun").exists() or not (shutil.which("mpicxx") and shutil.which("mpirun"))
     if own:
         own_mpi(folder, pip)

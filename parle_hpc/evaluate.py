@@ -167,7 +167,7 @@ def evaluate_run(folder):
         if not (folder / name).is_file():
             raise BadInput(f"{folder} holds no finished run: {name} is missing")
     settings = load(["--recipe", str(folder / "config.toml")])
-    data = open_dataset(settings.data.path or default_path(settings.data.name))
+    data = open_dataset(settings.data.path or default_path(settings.data.name), settings.data.name)
     model = build(
         settings.model.name,
         num_classes=data.classes,

@@ -91,7 +91,7 @@ class Run:
         path = Path(settings.data.path or default_path(settings.data.name))
         if settings.data.name == "digits" and not settings.data.path:
             topology.together(make_digits, path, topology.local_rank)
-        self.data = topology.together(open_dataset, path)
+        self.data = topology.together(open_dataset, path, settings.data.name)
         self.batches = MiniBatches(
             len(self.data.train),
             settings.data.batch_size,
@@ -214,12 +214,12 @@ class Run:
     def _announce(self):
         s, t = self.settings, self.topology
         self.metrics.event("start", 0, 0)
-        what = f"{t.n} replica{'s' * (t.n > 1)} x {t.m} rank{'s' * (t.m > 1)}"
+        size = sum(p.numel() for p in self.params)
         self.metrics.say(
-            f"{s.algorithm.name}: {what}, {s.model.name} ({sum(p.numel() for p in self.params):,} parameters) on "
-            f"{self.data.name} ({len(self.data.train):,} + {len(self.data.test):,} images), {self.rounds} rounds of "
-            f"{self.optimizer.round_length} mini-batches of {s.data.batch_size}, {self.device.type}, "
-            f"{t.threads} thread{'s' * (t.threads > 1)} a rank"
+            f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {s.model.name} ({size:,} parameters) "
+            f"on {self.data.name} ({len(self.data.train):,} + {len(self.data.test):,} images), "
+            f"{count(self.rounds, 'round')} of {self.optimizer.round_length} mini-batches of {s.data.batch_size}, "
+            f"{self.device.type}, {count(t.threads, 'thread')} a rank"
         )
 
     def _summarise(self, test, train, replica_error):
@@ -236,6 +236,10 @@ class Run:
             f"written                            {self.folder}: reference.pt, metrics.jsonl, train.log, config.toml",
         ):
             self.metrics.say(line)
+
+
+def count(number, what):
+    return f"{number} {what}{'s' * (number > 1)}"
 
 
 def make_digits(path, local_rank):

@@ -1,4 +1,7 @@
-"""n replicas in one process: a thread for each, and a communicator between them with what the references use of MPI."""
+"""n replicas in one process: a thread for each, and a communicator between them with what the references use of MPI.
+
+It is stricter than MPI: a reduction whose buffers overlap, or whose input changes while it is under way, fails.
+"""
 
 import threading
 
@@ -19,21 +22,24 @@ class ThreadComm:
         return self._size
 
     def Iallreduce(self, send, receive):
+        assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
         call, self._calls = self._calls, self._calls + 1
         with self._shared.lock:
             self._shared.sent[call, self._rank] = send.copy()
-        return Request(self._shared, call, self._size, receive)
+        return Request(self._shared, call, self._rank, self._size, send, receive)
 
 
 class Request:
-    def __init__(self, shared, call, size, receive):
-        self._shared, self._call, self._size, self._receive = shared, call, size, receive
+    def __init__(self, shared, call, rank, size, send, receive):
+        self._shared, self._call, self._rank, self._size = shared, call, rank, size
+        self._send, self._receive = send, receive
 
     def Test(self):
         with self._shared.lock:
             parts = [self._shared.sent.get((self._call, rank)) for rank in range(self._size)]
         if any(part is None for part in parts):
             return False
+        assert np.array_equal(self._send, parts[self._rank]), "what is being reduced was changed meanwhile"
         self._receive[...] = np.sum(parts, axis=0)
         return True
 

@@ -52,14 +52,14 @@ def default_path(name):
     return FOLDER / f"{name}.h5"
 
 
-def open_dataset(path):
-    """Read and check a data set.
+def open_dataset(path, name="NAME"):
+    """Read and check the file of the data set `name`.
 
     Raises BadInput where the file is missing, not HDF5, torn, lacks a group, or holds labels outside its classes.
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{path}: no such data file; make it with python -m parle_hpc.data.prepare NAME --out {path}")
+        raise BadInput(f"{path}: no such data file; make it with python -m parle_hpc.data.prepare {name} --out {path}")
     try:
         with h5py.File(path, "r") as file:
             return _read(path, file)
