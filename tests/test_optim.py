@@ -48,7 +48,7 @@ def assert_equal(mine, theirs):
 @pytest.mark.parametrize("reference", ["current", "lagged", "average"])
 @pytest.mark.parametrize(("name", "n", "L"), [
     *itertools.product(["quadratic", "rosenbrock"], [1, 2, 3], [1, 5, 25]),
-    ("lenet", 2, 3),
+    *itertools.product(["lenet"], [1, 2, 3], [1, 5]),
 ])  # fmt: skip
 def test_parle_is_the_papers(name, n, L, reference):
     of, steps = problem(name), 4 * L + 1
@@ -84,7 +84,7 @@ def test_scoping_goes_past_both_clips():
     assert oracle.spread(states[-1][1]) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["quadratic", "rosenbrock"])
+@pytest.mark.parametrize("name", ["quadratic", "rosenbrock", "lenet"])
 def test_entropy_sgd_is_the_papers(name):
     of, steps = problem(name), 16
     settings = {"L": 5, "alpha": 0.75, "gamma0": 100.0}
@@ -101,7 +101,7 @@ def test_entropy_sgd_is_the_papers(name):
 
 
 @pytest.mark.parametrize("scoping", [True, False])
-@pytest.mark.parametrize(("name", "n"), [("quadratic", 1), ("quadratic", 3), ("rosenbrock", 2)])
+@pytest.mark.parametrize(("name", "n"), [("quadratic", 1), ("quadratic", 3), ("rosenbrock", 2), ("lenet", 2)])
 def test_elastic_sgd_is_the_papers(name, n, scoping):
     of, steps = problem(name), 12
     settings = {"rho0": 1.0, "scoping": scoping}
@@ -118,10 +118,11 @@ def test_elastic_sgd_is_the_papers(name, n, scoping):
     assert n == 1 or oracle.spread(states[-1][0]) > 1e-4
 
 
-@pytest.mark.parametrize("reference", ["current", "average"])
-def test_workers_are_those_of_equation_10(reference):
+@pytest.mark.parametrize("name", ["quadratic", "rosenbrock"])
+@pytest.mark.parametrize("reference", ["current", "lagged", "average"])
+def test_workers_are_those_of_equation_10(name, reference):
     """One deputy with two workers, each a thread: their z meet at the coupling and nowhere else."""
-    of, steps = problem("quadratic"), 13
+    of, steps = problem(name), 13
     settings = {"L": 4, "alpha": 0.75, "gamma0": 100.0, "rho0": 1.0, "reference": reference}
 
     def worker(b, comm):
@@ -139,7 +140,7 @@ def test_workers_are_those_of_equation_10(reference):
     assert_equal(results[0][1].z.numpy(), z[0])
     for _, optimizer in results:
         assert_equal(optimizer.x.numpy(), x[0])
-    assert np.abs(results[0][0] - results[1][0]).max() > 1e-3
+    assert np.abs(results[0][0] - results[1][0]).max() > 1e-5
 
 
 def test_without_coupling_and_proximal_term_it_is_torchs_sgd():
