@@ -127,9 +127,9 @@ def option_names():
 
 
 def nearest(name, names):
-    """The advice to add to an unknown name: the nearest right ones."""
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
-    # "--batch_size" is near to no full name, but is the end of one
+    """The advice to add to an unknown name: the nearest right one."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    # "L" is near to no full name, but is the end of one
     close = close or [right for right in names if right.rpartition(".")[2] == name.rpartition(".")[2]]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
 
