@@ -109,7 +109,6 @@ class FlatOptimizer(torch.optim.Optimizer):
         steps: mini-batches done so far, k.
         round_length: mini-batches in a round, for counting and reporting.
         gamma, rho: of this round or step, None where the algorithm has none.
-        coupling_wait_seconds, coupling_bytes_sent: waiting for other ranks, and this rank's payload, so far.
         coupling_seconds: time that the coupling has taken so far: waiting for the mean and moving x^a, or x.
     """
 
@@ -137,6 +136,31 @@ class FlatOptimizer(torch.optim.Optimizer):
                 "in flight between the replicas; make a new optimiser over all parameters"
             )
         super().add_param_group(param_group)
+
+    @property
+    def coupling_wait_seconds(self):
+        """Seconds spent waiting for other ranks so far."""
+        return sum(reference.wait_seconds for reference in self._references())
+
+    @property
+    def coupling_bytes_sent(self):
+        """Payload of this rank so far, in bytes."""
+        return sum(reference.bytes_sent for reference in self._references())
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One mini-batch, with .grad as it stands; what `closure` returns.
+
+        Collective over the replicas at the end of a round, for Elastic-SGD always.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._begin()
+        self._step()
+        self.steps += 1
+        return loss
 
     def _begin(self):
         """Take the weights as they are at the first use, so that a broadcast may come after the constructor."""

@@ -118,24 +118,10 @@ class Parle(FlatOptimizer):
         """rho_t of this round, (9)."""
         return eq_9(self.rho0, self.t, self.B, clip=RHO_CLIP)
 
-    @property
-    def coupling_wait_seconds(self):
-        """Seconds spent waiting for other ranks so far."""
-        return sum(r.wait_seconds for r in (self._mean, self._deputy) if r is not None)
+    def _references(self):
+        return [reference for reference in (self._mean, self._deputy) if reference is not None]
 
-    @property
-    def coupling_bytes_sent(self):
-        """Payload of this rank so far, in bytes."""
-        return sum(r.bytes_sent for r in (self._mean, self._deputy) if r is not None)
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        """One mini-batch: (8a), (8b), and at the end of a round the coupling. Takes .grad as it stands."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._begin()
+    def _step(self):
         if self._mean is not None:
             self._mean.poll()
         self._inner_step()
@@ -143,8 +129,6 @@ class Parle(FlatOptimizer):
             started = time.perf_counter()
             self._couple()
             self.coupling_seconds += time.perf_counter() - started
-        self.steps += 1
-        return loss
 
     def _inner_step(self):
         weights = self._layout.pieces(self._weights())
@@ -275,24 +259,10 @@ class ElasticSGD(FlatOptimizer):
         """rho of this step, (9) with t = k where scoping is on."""
         return eq_9(self.rho0, self.steps, self.B, clip=RHO_CLIP) if self.scoping else self.rho0
 
-    @property
-    def coupling_wait_seconds(self):
-        """Seconds spent waiting for other ranks so far."""
-        return self._mean.wait_seconds
+    def _references(self):
+        return [self._mean]
 
-    @property
-    def coupling_bytes_sent(self):
-        """Payload of this rank so far, in bytes."""
-        return self._mean.bytes_sent
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        """One mini-batch: (7a) on the live weights, then (7b). Takes .grad as it stands."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._begin()
+    def _step(self):
         started = time.perf_counter()
         mean, rho = self._mean.collect(), self.rho
         self.coupling_seconds += time.perf_counter() - started
@@ -309,8 +279,6 @@ class ElasticSGD(FlatOptimizer):
             self._layout.unpack(self._master)
         self._restart()
         self.coupling_seconds += time.perf_counter() - started
-        self.steps += 1
-        return loss
 
     def _take_weights(self):
         self._layout.pack(self.x)

@@ -19,7 +19,6 @@ from .failure import wait_for
 class SerialReference:
     """A single replica: the mean is the replica itself, copied because x^a moves on."""
 
-    n = 1
     bytes_sent = 0
     wait_seconds = 0.0
 
