@@ -27,17 +27,33 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    name: Literal["digits", "mnist"] = Field("digits", description="data set")
+    name: Literal["digits", "mnist", "cifar10", "cifar100", "svhn"] = Field("digits", description="data set")
     path: str = Field(
         "",
         description="HDF5 file from python -m parle_hpc.data.prepare; data/NAME.h5 where empty (digits makes itself)",
     )
     batch_size: int = Field(128, ge=1, description="samples in a mini-batch of a replica, over all its ranks")
+    fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="of the training set that each replica sees, section 5; together they see all of it. Of sgd and "
+        "entropy_sgd, which have one replica, it is a random part",
+    )
+    preprocessing: Literal["none", "standardize", "gcn", "zca"] = Field(
+        "none",
+        description="none: 0 to 1; standardize: less each channel's mean, over its standard deviation; gcn: global "
+        "contrast normalisation; zca: gcn, then ZCA, section 4.3",
+    )
+    augment: bool = Field(False, description="mirror training images by chance, and shift them by up to 4 pixels")
 
 
 class Model(Section):
-    name: Literal["lenet"] = Field("lenet", description="network")
+    name: Literal["lenet", "allcnn", "wrn"] = Field("lenet", description="network")
     dropout: float = Field(0.25, ge=0, lt=1, description="probability that a unit is dropped")
+    depth: int | None = Field(None, ge=10, description="of wrn: 6 N + 4; 28 where not given")
+    widen: int | None = Field(None, ge=1, description="of wrn: k, 10 where not given")
+    channels: int | None = Field(None, ge=1, description="of allcnn's first convolutions, 96 where not given")
 
 
 class Algorithm(Section):
@@ -88,6 +104,7 @@ class Run(Section):
         description="mini-batches of training data, over all ranks, that give a validation its BatchNorm statistics "
         "and training error; the last validation takes all",
     )
+    save_replicas: bool = Field(False, description="keep each replica's own weights too, in replicas/NUMBER.pt")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to compute; auto takes a GPU if there is one"
     )

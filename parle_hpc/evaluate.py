@@ -3,6 +3,7 @@
 python -m parle_hpc.evaluate RUN_DIR        # the error of a finished run's reference.pt on the test set
 """
 
+import pickle
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -121,15 +122,27 @@ class Validation:
         batch_size: images in a batch that gives BatchNorm statistics: the mini-batch of training.
         device: of the model.
         comm: mpi4py communicator among whose ranks the work is divided; None for this process alone.
+        seen: indices of the training images to use; None for all of them.
     """
 
-    def __init__(self, model, data, batch_size, device, comm=None):
+    def __init__(self, model, data, batch_size, device, comm=None, seen=None):
         self.model, self.data, self.batch_size, self.device = model, data, batch_size, device
         self.group = Group(comm)
+        self.seen = np.arange(len(data.train)) if seen is None else seen
 
-    def _sweep(self, part, batch_size, limit=None):
-        for indices in shares(len(part), batch_size, self.group.rank, self.group.size, limit):
-            yield part.batch(indices, self.device)
+    def _test(self):
+        for indices in shares(len(self.data.test), EVALUATION_BATCH, self.group.rank, self.group.size):
+            yield self.data.test.batch(indices, self.device)
+
+    def _train(self, limit):
+        for indices in shares(len(self.seen), self.batch_size, self.group.rank, self.group.size, limit):
+            yield self.data.train.batch(self.seen[indices], self.device)
+
+    def test(self):
+        """Score on the test set of the model as it is, statistics included, in evaluation mode."""
+        with untouched(self.model):
+            self.model.eval()
+            return score(self.model, self._test(), self.group)
 
     def validate(self, limit=None):
         """(test Score, training Score, state dict with the new statistics).
@@ -138,10 +151,10 @@ class Validation:
         """
         with untouched(self.model):
             # one image alone has no variance
-            batches = (images for images, _ in self._sweep(self.data.train, self.batch_size, limit) if len(images) > 1)
+            batches = (images for images, _ in self._train(limit) if len(images) > 1)
             recompute_statistics(self.model, batches, self.group)
-            test = score(self.model, self._sweep(self.data.test, EVALUATION_BATCH), self.group)
-            train = score(self.model, self._sweep(self.data.train, self.batch_size, limit), self.group)
+            test = score(self.model, self._test(), self.group)
+            train = score(self.model, self._train(limit), self.group)
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         return test, train, state
 
@@ -154,40 +167,55 @@ def relative_spread(live, reference, group):
     return float(group.max([(far / size) ** 0.5])[0])
 
 
-def evaluate_run(folder):
-    """Test Score of a finished run's reference.pt, in this process alone.
+def network(settings, data):
+    """The network that the settings name for this data set, with new weights.
+
+    Raises BadInput where it has no such option or cannot be made so.
+    """
+    from .models import build, options
+
+    known = options(settings.model.name)
+    given = settings.model.model_dump(exclude={"name"}, exclude_none=True)
+    for key in given:
+        if key not in known:
+            raise BadInput(f"--model.{key}: {settings.model.name} has no such option, it has {', '.join(known)}")
+    try:
+        return build(settings.model.name, num_classes=data.classes, in_channels=data.train.images.shape[1], **given)
+    except ValueError as error:
+        raise BadInput(f"--model.name {settings.model.name}: {error}") from None
+
+
+def open_run(folder):
+    """A finished run's settings, its data set, and its network with the reference's weights and statistics.
 
     Raises BadInput where the folder does not hold a finished run.
     """
     from .config import load
-    from .models import build
 
     folder = Path(folder)
     for name in ("config.toml", "reference.pt"):
         if not (folder / name).is_file():
             raise BadInput(f"{folder} holds no finished run: {name} is missing")
     settings = load(["--recipe", str(folder / "config.toml")])
-    data = open_dataset(settings.data.path or default_path(settings.data.name), settings.data.name)
-    model = build(
-        settings.model.name,
-        num_classes=data.classes,
-        in_channels=data.train.images.shape[1],
-        dropout=settings.model.dropout,
-    )
-    model.load_state_dict(torch.load(folder / "reference.pt", weights_only=True))
-    model.eval()
-    validation = Validation(model, data, settings.data.batch_size, torch.device("cpu"))
-    return score(model, validation._sweep(data.test, EVALUATION_BATCH), validation.group), len(data.test)
+    path = settings.data.path or default_path(settings.data.name)
+    data = open_dataset(path, settings.data.name, settings.data.preprocessing)
+    model = network(settings, data)
+    try:
+        model.load_state_dict(torch.load(folder / "reference.pt", weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise BadInput(f"{folder / 'reference.pt'} does not hold this run's network ({error})".split("\n")[0]) from None
+    return settings, data, model.eval()
 
 
 def main():
     parser = Parser(prog="python -m parle_hpc.evaluate", description="validate the reference of a finished run")
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of the run")
     try:
-        result, count = evaluate_run(parser.parse_args().run)
+        settings, data, model = open_run(parser.parse_args().run)
     except BadInput as error:
         leave(str(error), BAD_INPUT)
-    print(f"validation error {result.error:.2f} %, loss {result.loss:.4f}, on {count:,} images")
+    result = Validation(model, data, settings.data.batch_size, torch.device("cpu")).test()
+    print(f"validation error {result.error:.2f} %, loss {result.loss:.4f}, on {len(data.test):,} images")
 
 
 if __name__ == "__main__":

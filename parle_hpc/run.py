@@ -13,12 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import config
 from .data.prepare import prepare
-from .data.split import MiniBatches
+from .data.augment import augment
+from .data.split import MiniBatches, seen_by
 from .data.store import default_path, open_dataset
-from .evaluate import Group, Validation, relative_spread, untouched
+from .evaluate import Group, Validation, network, relative_spread, untouched
 from .failure import BadInput, Diverged
 from .metrics import Metrics
-from .models import build
 from .optim import SGD, ElasticSGD, EntropySGD, Parle
 from .topology import Agreement
 
@@ -44,7 +44,7 @@ def build_model(settings, data, share):
     share: images of a mini-batch on each rank. Raises BadInput where the network cannot take them.
     """
     shape = data.train.images.shape[1:]
-    model = build(settings.model.name, num_classes=data.classes, in_channels=shape[0], dropout=settings.model.dropout)
+    model = network(settings, data)
     if share < 2 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise BadInput(
             f"--data.batch_size {settings.data.batch_size}: one image a rank is too few for BatchNorm; "
@@ -91,15 +91,12 @@ class Run:
         path = Path(settings.data.path or default_path(settings.data.name))
         if settings.data.name == "digits" and not settings.data.path:
             topology.together(make_digits, path, topology.local_rank)
-        self.data = topology.together(open_dataset, path, settings.data.name)
-        self.batches = MiniBatches(
-            len(self.data.train),
-            settings.data.batch_size,
-            seed=settings.run.seed,
-            replica=topology.replica_index,
-            place=topology.place,
-            m=topology.m,
-        )
+        self.data = topology.together(open_dataset, path, settings.data.name, settings.data.preprocessing)
+        mine = {"seed": settings.run.seed, "replica": topology.replica_index}
+        # section 5: SGD and Entropy-SGD have one replica, which may see a random part alone
+        covers = settings.algorithm.name not in config.DATA_PARALLEL
+        seen = seen_by(len(self.data.train), settings.data.fraction, n=topology.n, covers=covers, **mine)
+        self.batches = MiniBatches(seen, settings.data.batch_size, place=topology.place, m=topology.m, **mine)
         B = self.batches.B
         self.folder = topology.together(open_output, settings) if self.chief else topology.together(lambda: None)
 
@@ -118,7 +115,8 @@ class Run:
         self.rounds = max(1, math.ceil(s.epochs * steps_per_epoch / length))
         self.rounds = min(self.rounds, s.max_rounds or self.rounds)
         self.averages = settings.algorithm.inside == "gradients"
-        self.validation = Validation(self.model, self.data, settings.data.batch_size, self.device, topology.world)
+        used = None if covers else seen
+        self.validation = Validation(self.model, self.data, settings.data.batch_size, self.device, topology.world, used)
         self.metrics = Metrics(self.folder, self.rounds, B)
         self.step = 0
         self.training_seconds = 0.0
@@ -145,6 +143,8 @@ class Run:
         gamma, rho, lr = optimizer.gamma, optimizer.rho, optimizer.param_groups[0]["lr"]
         for _ in range(optimizer.round_length):
             images, labels = self.data.train.batch(self.batches.indices(self.step), self.device)
+            if self.settings.data.augment:
+                images = augment(images, self.batches.moves(self.step))
             optimizer.zero_grad()
             loss = cross_entropy(self.model(images), labels)
             loss.backward()
@@ -198,15 +198,19 @@ class Run:
             f"training error {train.error:.2f} %, spread {spread:.3f}"
         )
         if last and self.chief:
-            torch.save(state, self.folder / "reference.pt.partial")
-            (self.folder / "reference.pt.partial").replace(self.folder / "reference.pt")
+            save(state, self.folder / "reference.pt")
             self._summarise(test, train, values["replica_error"])
 
     def _replica_errors(self):
         """Validation error of each replica's own x^a, which the live weights are at the end of a round."""
         batch_size = self.settings.data.batch_size
-        alone = Validation(self.model, self.data, batch_size, self.device, self.topology.replica)
-        test, _, _ = alone.validate(self.settings.run.statistics_batches)
+        comm, seen = self.topology.replica, self.validation.seen
+        alone = Validation(self.model, self.data, batch_size, self.device, comm, seen)
+        test, _, state = alone.validate(self.settings.run.statistics_batches)
+        folder = self.topology.world.bcast(self.folder)
+        if self.settings.run.save_replicas and self.topology.place == 0:
+            (folder / "replicas").mkdir(exist_ok=True)
+            save(state, folder / "replicas" / f"{self.topology.replica_index}.pt")
         errors = np.zeros(self.topology.n)
         errors[self.topology.replica_index] = test.error
         return Group(self.topology.cross).sum(errors).tolist()
@@ -246,6 +250,13 @@ def make_digits(path, local_rank):
     """The built-in data set, made where it is missing by the first rank of each node."""
     if local_rank == 0 and not path.exists():
         prepare("digits", out=path)
+
+
+def save(state, path):
+    """A state dict on disk, complete or not there at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 def coupling_counters(optimizer):

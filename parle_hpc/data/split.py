@@ -1,19 +1,52 @@
 """Who sees which samples: a pure function of seed, replica, place and step, so that nothing needs to be saved."""
 
+import math
+
 import numpy as np
 
 from ..failure import BadInput
+from .augment import PAD
+
+PARTS, MOVES = 1, 2  # keep apart the random streams of one seed
 
 
-class MiniBatches:
-    """Every replica draws its own order of the whole set for each pass; its ranks share each mini-batch.
+def seen_by(samples, fraction, *, seed, replica, n, covers=True):
+    """The samples that a replica sees, sorted, for section 5: a fixed random part of the set, equally many for each.
 
-    A pass is B mini-batches without repetition, B = floor(samples / batch_size); the samples left over are dropped and
-    drawn anew in the next pass. The ranks of a replica take disjoint parts of a mini-batch, batch_size / m samples
-    each, so that the mini-batch does not depend on m.
+    Replica a takes a window of `fraction` of the set's random order, from a / n of it onwards, and around its end. So
+    each sample is seen by n * fraction of the replicas, rounded up or down.
 
     Args:
         samples: size of the training set.
+        fraction: of it that each replica sees, 0 to 1.
+        seed: of the random order.
+        replica, n: index of the replica, and their number.
+        covers: every sample must be in at least one part.
+
+    Raises BadInput where it must and n parts of this size cannot.
+    """
+    size = min(samples, math.ceil(fraction * samples * (1 - 1e-12)))
+    if covers and size * n < samples:
+        replicas = math.ceil(samples / size)
+        raise BadInput(
+            f"--data.fraction {fraction:g}: {n} replica{'s' * (n > 1)} cannot see every sample so; take at least "
+            f"{math.ceil(1e4 / n) / 1e4:g}, or {replicas} replicas"
+        )
+    if size == samples:
+        return np.arange(samples)
+    order = np.random.default_rng([seed, PARTS]).permutation(samples)
+    return np.sort(np.roll(order, -(replica * samples // n))[:size])
+
+
+class MiniBatches:
+    """Every replica draws its own order of what it sees for each pass; its ranks share each mini-batch.
+
+    A pass is B mini-batches without repetition, B = floor(len(seen) / batch_size); the samples left over are dropped
+    and drawn anew in the next pass. The ranks of a replica take disjoint parts of a mini-batch, batch_size / m samples
+    each, so that the mini-batch does not depend on m.
+
+    Args:
+        seen: indices of the samples that the replica sees.
         batch_size: samples in a mini-batch of a replica.
         seed: of the order.
         replica: index of the replica.
@@ -22,16 +55,16 @@ class MiniBatches:
     Raises BadInput where batch_size exceeds the set or does not divide among the ranks.
     """
 
-    def __init__(self, samples, batch_size, *, seed, replica, place=0, m=1):
-        if batch_size > samples:
-            raise BadInput(f"--data.batch_size {batch_size}: the training set has {samples} samples, take at most that")
+    def __init__(self, seen, batch_size, *, seed, replica, place=0, m=1):
+        if batch_size > len(seen):
+            raise BadInput(f"--data.batch_size {batch_size}: a replica sees {len(seen)} samples, take at most that")
         if batch_size % m:
             right = batch_size // m * m
             raise BadInput(
                 f"--data.batch_size {batch_size} does not divide among the {m} ranks of a replica; "
                 f"nearest: {f'{right} or ' if right else ''}{right + m}"
             )
-        self.samples, self.batch_size, self.B = samples, batch_size, samples // batch_size
+        self.seen, self.batch_size, self.B = seen, batch_size, len(seen) // batch_size
         self._seed, self._replica = seed, replica
         share = batch_size // m
         self._mine = slice(place * share, (place + 1) * share)
@@ -42,8 +75,13 @@ class MiniBatches:
         done, batch = divmod(step, self.B)
         if done != self._pass:
             self._pass = done
-            self._order = np.random.default_rng([self._seed, self._replica, done]).permutation(self.samples)
+            self._order = np.random.default_rng([self._seed, self._replica, done]).permutation(self.seen)
         return self._order[batch * self.batch_size : (batch + 1) * self.batch_size][self._mine]
+
+    def moves(self, step):
+        """How augmentation moves this rank's images of mini-batch `step`, for augment: int64 (batch_size / m, 3)."""
+        random = np.random.default_rng([self._seed, self._replica, step, MOVES])
+        return random.integers(0, [2, 2 * PAD + 1, 2 * PAD + 1], (self.batch_size, 3))[self._mine]
 
 
 def shares(samples, batch_size, rank, ranks, limit=None):

@@ -17,25 +17,28 @@ os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 
 import h5py
 
+from .preprocess import Preprocessing
+
 FOLDER = Path("data")
 
 
 class Part(NamedTuple):
-    """Images, uint8 (N, C, H, W), and labels, int64 (N,)."""
+    """Images, uint8 (N, C, H, W), labels, int64 (N,), and how an image becomes the network's input."""
 
     images: np.ndarray
     labels: np.ndarray
+    preprocess: Preprocessing
 
     def __len__(self):
         return len(self.labels)
 
     def batch(self, indices, device):
-        """Images in [0, 1] as float32 (len(indices), C, H, W), and labels, on the device."""
+        """Images as the network sees them, float32 (len(indices), C, H, W), and labels, on the device."""
         images, labels = torch.from_numpy(self.images[indices]), torch.from_numpy(self.labels[indices])
         if device.type == "cuda":
             images, labels = images.pin_memory(), labels.pin_memory()
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        return images.float().div_(255), labels
+        return self.preprocess(images), labels
 
 
 class DataSet(NamedTuple):
@@ -52,29 +55,31 @@ def default_path(name):
     return FOLDER / f"{name}.h5"
 
 
-def open_dataset(path, name="NAME"):
-    """Read and check the file of the data set `name`.
+def open_dataset(path, name="NAME", preprocessing="none"):
+    """Read and check the file of the data set `name`; preprocessing is one of preprocess.KINDS.
 
-    Raises BadInput where the file is missing, not HDF5, torn, lacks a group, or holds labels outside its classes.
+    Raises BadInput where the file is missing, not HDF5, torn, lacks a group or what the preprocessing needs, or holds
+    labels outside its classes.
     """
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such data file; make it with python -m parle_hpc.data.prepare {name} --out {path}")
     try:
         with h5py.File(path, "r") as file:
-            return _read(path, file)
+            return _read(path, file, preprocessing)
     except OSError as error:
         raise BadInput(f"{path} is not a complete HDF5 file ({error}); prepare it anew") from None
 
 
-def _read(path, file):
+def _read(path, file, preprocessing):
     for name in ("name", "classes"):
         if name not in file.attrs:
             raise BadInput(
                 f"{path}: attribute {name!r} is missing; prepare it anew with python -m parle_hpc.data.prepare"
             )
     classes = int(file.attrs["classes"])
-    parts = [_read_part(path, file, group, classes) for group in ("train", "test")]
+    preprocess = Preprocessing(preprocessing, file)
+    parts = [_read_part(path, file, group, classes, preprocess) for group in ("train", "test")]
     if parts[0].images.shape[1:] != parts[1].images.shape[1:]:
         raise BadInput(
             f"{path}: images of train {parts[0].images.shape[1:]} and test {parts[1].images.shape[1:]} differ"
@@ -82,7 +87,7 @@ def _read(path, file):
     return DataSet(str(file.attrs["name"]), classes, *parts)
 
 
-def _read_part(path, file, group, classes):
+def _read_part(path, file, group, classes, preprocess):
     for name in (f"{group}/images", f"{group}/labels"):
         if not isinstance(file.get(name), h5py.Dataset):
             raise BadInput(
@@ -105,4 +110,4 @@ def _read_part(path, file, group, classes):
     offset, size = images.id.get_offset(), images.size
     if offset is None or offset + size > os.path.getsize(path):
         raise BadInput(f"{path}: {group}/images is truncated; prepare it anew")
-    return Part(np.memmap(path, np.uint8, "r", offset, images.shape), labels)
+    return Part(np.memmap(path, np.uint8, "r", offset, images.shape), labels, preprocess)

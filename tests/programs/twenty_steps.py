@@ -22,8 +22,11 @@ class Double(torch.nn.Module):
         return self.model(images.double())
 
 
+original = models.build
+
+
 def build(*given, **options):
-    model = models.build(*given, **options)
+    model = original(*given, **options)
     if norm == "identity":
         for name, module in model.named_children():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
@@ -31,7 +34,7 @@ def build(*given, **options):
     return Double(model)
 
 
-run.build = build
+models.build = build
 settings = config.load(["--out", out, *arguments])
 topology = Topology.split(replicas=1)
 job = run.Run(settings, topology)

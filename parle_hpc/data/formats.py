@@ -1,0 +1,101 @@
+"""The raw formats in which the data sets are published, from bytes to arrays.
+
+Every reader returns images, uint8 (N, C, H, W), and labels, int64 (N,), and raises BadInput with the name of the file
+where it is torn or not what it should be.
+"""
+
+import io
+import pickle
+
+import numpy as np
+
+from ..failure import BadInput
+
+IDX_IMAGES, IDX_LABELS = 0x803, 0x801
+CIFAR_SHAPE = (3, 32, 32)
+
+
+def read_idx(raw, magic, path):
+    """The array in the bytes of an IDX file (MNIST), whose magic number must be `magic`."""
+    found = int.from_bytes(raw[:4], "big")
+    if len(raw) < 4 or found != magic:
+        raise BadInput(f"{path} is not the IDX file it should be: magic number {found:#06x}, right is {magic:#06x}")
+    axes = magic & 0xFF
+    header = 4 + 4 * axes
+    shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, min(header, len(raw)), 4)]
+    expected = header + int(np.prod(shape, dtype=object))
+    if len(raw) != expected:
+        raise BadInput(f"{path} is torn: {len(raw)} bytes, its header promises {expected}")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def read_cifar_binary(raw, label_bytes, path):
+    """CIFAR's binary version: records of `label_bytes` labels, of which the last is the class, and an image."""
+    record = label_bytes + int(np.prod(CIFAR_SHAPE))
+    if not raw or len(raw) % record:
+        raise BadInput(f"{path} is torn or no CIFAR file: {len(raw)} bytes are not a whole number of {record}-byte records")
+    records = np.frombuffer(raw, np.uint8).reshape(-1, record)
+    return records[:, label_bytes:].reshape(-1, *CIFAR_SHAPE), records[:, label_bytes - 1].astype(np.int64)
+
+
+def read_cifar_python(raw, label_key, path):
+    """CIFAR's python version: a pickled dictionary with `data` and the labels under `label_key`."""
+    try:
+        table = CifarUnpickler(io.BytesIO(raw), encoding="bytes").load()
+        table = {key.decode() if isinstance(key, bytes) else key: value for key, value in table.items()}
+        images, labels = np.asarray(table["data"]), np.asarray(table[label_key])
+    except Exception as error:  # a damaged pickle raises whatever it likes
+        raise BadInput(f"{path} is not CIFAR's python version ({type(error).__name__}: {error})") from None
+    width = int(np.prod(CIFAR_SHAPE))
+    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != width or not len(images):
+        raise BadInput(f"{path}: data must be uint8, N x {width}; it is {images.dtype} {images.shape}")
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise BadInput(f"{path}: {label_key} must be {len(images)} integers; it is {labels.dtype} {labels.shape}")
+    return images.reshape(-1, *CIFAR_SHAPE), labels.astype(np.int64)
+
+
+class CifarUnpickler(pickle.Unpickler):
+    """Knows the three names that a pickled array of bytes needs, and nothing else."""
+
+    ALLOWED = {  # noqa: RUF012
+        (module, name)
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
+        for name in ("_reconstruct", "ndarray", "dtype")
+    }
+
+    def find_class(self, module, name):
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        if (module, name) in self.ALLOWED:
+            return getattr(np, name) if module == "numpy" else _empty_array
+        raise pickle.UnpicklingError(f"{module}.{name} has no business in a data set")
+
+
+def _latin1(text, encoding):
+    """How Python 3 pickles bytes for Python 2."""
+    return text.encode("latin1")
+
+
+def _empty_array(kind, shape, dtype):
+    """What numpy's _reconstruct does for arrays; their content follows."""
+    return np.ndarray.__new__(np.ndarray, shape, dtype)
+
+
+def read_svhn(raw, path):
+    """SVHN's cropped digits, a MATLAB file: X, uint8 (32, 32, 3, N), and y, 1 to 10, where 10 stands for zero."""
+    from scipy.io import loadmat
+
+    try:
+        table = loadmat(io.BytesIO(raw), variable_names=["X", "y"])
+        images, labels = np.asarray(table["X"]), np.asarray(table["y"])
+    except KeyError as error:
+        raise BadInput(f"{path} lacks {error}: it is not SVHN's cropped digits (format 2)") from None
+    except Exception as error:  # scipy has no error of its own for a torn file
+        raise BadInput(f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {error})") from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
+        raise BadInput(f"{path}: X must be uint8, 32 x 32 x 3 x N; it is {images.dtype} {images.shape}")
+    if labels.dtype.kind not in "iu" or labels.size != images.shape[3] or not labels.size:
+        raise BadInput(f"{path}: y must be {images.shape[3]} integers; it is {labels.dtype} {labels.shape}")
+    if labels.min() < 1 or labels.max() > 10:
+        raise BadInput(f"{path}: y reaches from {labels.min()} to {labels.max()}, right is 1 to 10")
+    return images.transpose(3, 2, 0, 1), labels.reshape(-1).astype(np.int64) % 10

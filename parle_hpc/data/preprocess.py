@@ -1,0 +1,84 @@
+"""From bytes to what the network sees: scaling, global contrast normalisation, ZCA (section 4.3).
+
+ZCA is fitted once, at preparation, in float64; each mini-batch is whitened on the device that trains, so that the
+data set stays bytes, once on each node.
+"""
+
+import torch
+
+from ..failure import BadInput
+
+KINDS = ("none", "standardize", "gcn", "zca")
+GCN_SCALE = 55.0  # Euclidean norm of a normalised image
+ZCA_EPS = 0.1  # added to the covariance's eigenvalues; these two are those of the WRN authors' whitened CIFAR
+
+
+def contrast_normalised(images):
+    """Global contrast normalisation: each image less its mean, at Euclidean norm GCN_SCALE.
+
+    images: floating-point (N, C, H, W); the result is (N, C H W). A blank image becomes 0.
+    """
+    flat = images.flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)
+    return flat * (GCN_SCALE / flat.norm(dim=1, keepdim=True).clamp(min=1e-8))
+
+
+def fit_zca(images, chunk=2048):
+    """Mean (D,) and ZCA matrix (D, D), float64, of uint8 images (N, C, H, W) after global contrast normalisation.
+
+    With covariance V diag(lambda) V^T the matrix is V diag((lambda + ZCA_EPS)^-1/2) V^T, so that the covariance of
+    whitened images is V diag(lambda / (lambda + ZCA_EPS)) V^T.
+    """
+    total, products = 0, 0
+    for start in range(0, len(images), chunk):
+        flat = contrast_normalised(torch.from_numpy(images[start : start + chunk]).double())
+        total = total + flat.sum(0)
+        products = products + flat.T @ flat
+    mean = total / len(images)
+    eigenvalues, vectors = torch.linalg.eigh(products / len(images) - torch.outer(mean, mean))
+    # rounding leaves eigenvalues that should be 0 a little below
+    scaled = vectors * (eigenvalues.clamp(min=0) + ZCA_EPS).rsqrt()
+    return mean.numpy(), (scaled @ vectors.T).numpy()
+
+
+class Preprocessing:
+    """Uint8 images on a device to the network's input, float32 in channels_last order, which convolutions prefer.
+
+    Args:
+        kind: none (0 to 1); standardize (less each channel's mean, over its standard deviation); gcn; zca (after gcn).
+        file: the data set's open HDF5 file, of which what the kind needs is kept.
+
+    Raises BadInput where the file lacks it.
+    """
+
+    def __init__(self, kind, file):
+        self.kind, self._tensors, self._device = kind, (), None
+        try:
+            if kind == "standardize":
+                self._tensors = tuple(255 * torch.tensor(file.attrs[name]).view(-1, 1, 1) for name in ("mean", "std"))
+            elif kind == "zca":
+                self._tensors = tuple(torch.from_numpy(file[f"zca/{name}"][...]) for name in ("mean", "matrix"))
+        except KeyError:
+            raise BadInput(
+                f"{file.filename}: holds nothing for --data.preprocessing {kind}; prepare it anew with "
+                "python -m parle_hpc.data.prepare, or take another kind"
+            ) from None
+        self._tensors = tuple(tensor.float() for tensor in self._tensors)
+
+    def __call__(self, images):
+        """(N, C, H, W) uint8 to float32."""
+        if self._device != images.device:
+            self._device, self._tensors = images.device, tuple(t.to(images.device) for t in self._tensors)
+        x = images.float()
+        if self.kind == "none":
+            x = x.div_(255)
+        elif self.kind == "standardize":
+            mean, std = self._tensors
+            x = x.sub_(mean).div_(std)
+        else:
+            flat = contrast_normalised(x)
+            if self.kind == "zca":
+                mean, matrix = self._tensors
+                flat = (flat - mean) @ matrix
+            x = flat.view_as(x)
+        return x.contiguous(memory_format=torch.channels_last)
