@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import config
-from .data.prepare import prepare
 from .data.augment import augment
+from .data.prepare import prepare
 from .data.split import MiniBatches, seen_by
 from .data.store import default_path, open_dataset
 from .evaluate import Group, Validation, network, relative_spread, untouched

@@ -1,4 +1,5 @@
 import pytest
+import raw
 import torch
 
 from parle_hpc.data.prepare import prepare
@@ -8,6 +9,14 @@ from parle_hpc.data.prepare import prepare
 def digits(tmp_path_factory):
     """The prepared digits, a file made once."""
     return prepare("digits", out=tmp_path_factory.mktemp("data") / "digits.h5")
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory):
+    """A small CIFAR-10 of 300 + 60 images, prepared from an archive in its real format."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    source = raw.archive(raw.binary(raw.cifar(10), 10), "cifar-10-batches-bin", folder / "cifar-10-binary.tar.gz")
+    return prepare("cifar10", source, folder / "cifar10.h5")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import http.server
-import struct
 import threading
 from functools import partial
 
@@ -13,15 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from idx import idx
 
-from parle_hpc.data import prepare as preparation
-from parle_hpc.data.split import MiniBatches, shares
+from parle_hpc.data import sources
+from parle_hpc.data.prepare import prepare
+from parle_hpc.data.split import MiniBatches, seen_by, shares
 from parle_hpc.data.store import open_dataset
 from parle_hpc.failure import BadInput
-
-
-def idx(array):
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 @pytest.fixture
@@ -32,15 +29,15 @@ def source(tmp_path, monkeypatch):
     for part, count in (("train", 12), ("test", 5)):
         arrays = rng.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % 10).astype(np.uint8)
         files[part] = []
-        for (name, _), array in zip(preparation.MNIST_FILES[part], arrays, strict=True):
+        for (name, _), array in zip(sources.MNIST_FILES[part], arrays, strict=True):
             (tmp_path / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
             files[part].append((name, hashlib.md5(idx(array)).hexdigest()))
-    monkeypatch.setattr(preparation, "MNIST_FILES", files)
+    monkeypatch.setattr(sources, "MNIST_FILES", files)
     return tmp_path
 
 
 def test_mnist_from_a_folder(source):
-    path = preparation.prepare("mnist", source, source / "out" / "mnist.h5")
+    path = prepare("mnist", source, source / "out" / "mnist.h5")
     data = open_dataset(path)
     assert (data.name, data.classes) == ("mnist", 10)
     assert data.train.images.shape == (12, 1, 28, 28)
@@ -56,7 +53,7 @@ def test_mnist_from_a_folder(source):
     packed = source / "t10k-images-idx3-ubyte.gz"
     packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
     packed.unlink()
-    preparation.prepare("mnist", source, path)
+    prepare("mnist", source, path)
     assert [p.name for p in path.parent.iterdir()] == ["mnist.h5"]
 
 
@@ -68,12 +65,12 @@ def test_mnist_is_downloaded_from_the_first_mirror_that_has_it(source, monkeypat
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=source)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         there = f"http://127.0.0.1:{server.server_port}/"
-        monkeypatch.setattr(preparation, "MNIST_MIRRORS", (f"{there}gone/", there))
-        path = preparation.prepare("mnist", None, source / "out" / "mnist.h5")
+        monkeypatch.setattr(sources, "MNIST_MIRRORS", (f"{there}gone/", there))
+        path = prepare("mnist", None, source / "out" / "mnist.h5")
         assert len(open_dataset(path).train) == 12
         (source / "t10k-images-idx3-ubyte.gz").unlink()
         with pytest.raises(BadInput, match=r"t10k-images.*cannot be downloaded.*404.*--source"):
-            preparation.prepare("mnist", None, path)
+            prepare("mnist", None, path)
         server.shutdown()
 
 
@@ -94,7 +91,7 @@ def test_a_damaged_source_is_named(source, damage, words):
     path = source / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(gzip.decompress(path.read_bytes())))
     with pytest.raises(BadInput) as error:
-        preparation.prepare("mnist", source, source / "mnist.h5")
+        prepare("mnist", source, source / "mnist.h5")
     assert all(word in str(error.value) for word in ["train-images", *words]), error.value
     assert not (source / "mnist.h5").exists()
 
@@ -102,10 +99,10 @@ def test_a_damaged_source_is_named(source, damage, words):
 def test_a_source_that_lacks_a_file_and_an_output_that_cannot_be(source):
     (source / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(BadInput, match="t10k-labels"):
-        preparation.prepare("mnist", source, source / "mnist.h5")
+        prepare("mnist", source, source / "mnist.h5")
     (source / "file").touch()
     with pytest.raises(BadInput, match="cannot be written"):
-        preparation.prepare("digits", None, source / "file" / "digits.h5")
+        prepare("digits", None, source / "file" / "digits.h5")
 
 
 def test_digits_are_fixed_stratified_and_complete(digits):
@@ -184,11 +181,11 @@ def test_a_missing_foreign_or_truncated_file_is_refused(digits, tmp_path):
 def test_a_pass_covers_what_it_promises_once_whatever_m(samples, share, m, passes, seed):
     size = share * m
     if size > samples:
-        with pytest.raises(BadInput, match="training set has"):
-            MiniBatches(samples, size, seed=seed, replica=0, m=m)
+        with pytest.raises(BadInput, match="a replica sees"):
+            MiniBatches(np.arange(samples), size, seed=seed, replica=0, m=m)
         return
-    whole = MiniBatches(samples, size, seed=seed, replica=1)
-    ranks = [MiniBatches(samples, size, seed=seed, replica=1, place=place, m=m) for place in range(m)]
+    whole = MiniBatches(np.arange(samples), size, seed=seed, replica=1)
+    ranks = [MiniBatches(np.arange(samples), size, seed=seed, replica=1, place=place, m=m) for place in range(m)]
     assert samples // size == whole.B
     for done in range(passes):
         seen = []
@@ -202,16 +199,69 @@ def test_a_pass_covers_what_it_promises_once_whatever_m(samples, share, m, passe
 
 
 def test_replicas_and_passes_have_orders_of_their_own():
-    first, second = (MiniBatches(1000, 100, seed=0, replica=a) for a in range(2))
+    first, second = (MiniBatches(np.arange(1000), 100, seed=0, replica=a) for a in range(2))
     assert not np.array_equal(first.indices(0), second.indices(0))
     assert not np.array_equal(first.indices(0), first.indices(10))
     # any step at any time, as a resumed run asks for it
-    assert np.array_equal(MiniBatches(1000, 100, seed=0, replica=0).indices(37), first.indices(37))
+    assert np.array_equal(MiniBatches(np.arange(1000), 100, seed=0, replica=0).indices(37), first.indices(37))
+
+
+def test_moves_are_a_function_of_the_step_and_do_not_depend_on_m():
+    whole = MiniBatches(np.arange(100), 12, seed=3, replica=1)
+    shared = [MiniBatches(np.arange(100), 12, seed=3, replica=1, place=place, m=3) for place in range(3)]
+    for step in (0, 5, 11):
+        moves = np.concatenate([rank.moves(step) for rank in shared])
+        assert np.array_equal(moves, whole.moves(step))
+        assert np.array_equal(moves, whole.moves(step))
+    assert not np.array_equal(whole.moves(0), whole.moves(1))
+    assert not np.array_equal(whole.moves(0), MiniBatches(np.arange(100), 12, seed=3, replica=0).moves(0))
+    many = np.concatenate([whole.moves(step) for step in range(200)])
+    assert [sorted(set(column)) for column in many.T.tolist()] == [[0, 1], list(range(9)), list(range(9))]
+
+
+@given(samples=st.integers(1, 400), n=st.integers(1, 8), fraction=st.floats(0.01, 1), seed=st.integers(0, 5))
+def test_replicas_see_equal_parts_that_cover_the_set_or_are_refused(samples, n, fraction, seed):
+    size = -(-samples // n)
+    parts = None
+    try:
+        parts = [seen_by(samples, fraction, seed=seed, replica=a, n=n) for a in range(n)]
+    except BadInput as error:
+        assert fraction * samples <= size
+        assert f"--data.fraction {fraction:g}" in str(error)  # noqa: PT017
+    if parts:
+        (length,) = {len(part) for part in parts}
+        assert 0 <= length - fraction * samples < 1 + 1e-6
+        assert all(len(set(part.tolist())) == length for part in parts)
+        times = np.bincount(np.concatenate(parts), minlength=samples)
+        assert times.min() >= 1
+        assert times.max() - times.min() <= 1
+    else:
+        assert fraction * n < 1 + 1e-9
+
+
+def test_the_papers_two_splits_and_sgds_random_part():
+    for n, fraction in ((3, 0.5), (6, 0.25)):
+        parts = [seen_by(50_000, fraction, seed=0, replica=a, n=n) for a in range(n)]
+        assert {len(part) for part in parts} == {int(50_000 * fraction)}
+        assert len(np.unique(np.concatenate(parts))) == 50_000
+    # a third is no decimal number, yet three of them are the whole
+    assert len(seen_by(60_000, 0.333333333333, seed=0, replica=0, n=3)) == 20_000
+    half, other = (seen_by(50_000, 0.5, seed=seed, replica=0, n=1, covers=False) for seed in (0, 1))
+    assert len(half) == 25_000
+    assert 10_000 < len(np.intersect1d(half, other)) < 15_000
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "words"), [(3, 0.25, "3 replicas.*0.3334, or 4 replicas"), (1, 0.5, "1 replica .*1, or 2")]
+)
+def test_parts_that_cannot_cover_are_refused(n, fraction, words):
+    with pytest.raises(BadInput, match=f"--data.fraction {fraction}: {words}"):
+        seen_by(60_000, fraction, seed=0, replica=0, n=n)
 
 
 def test_a_batch_that_does_not_divide_among_the_ranks_is_refused():
     with pytest.raises(BadInput, match="65 does not divide among the 2 ranks of a replica; nearest: 64 or 66"):
-        MiniBatches(1000, 65, seed=0, replica=0, m=2)
+        MiniBatches(np.arange(1000), 65, seed=0, replica=0, m=2)
 
 
 @given(samples=st.integers(1, 200), size=st.integers(1, 30), ranks=st.integers(1, 7), limit=st.integers(1, 40))

@@ -33,7 +33,9 @@ def read_cifar_binary(raw, label_bytes, path):
     """CIFAR's binary version: records of `label_bytes` labels, of which the last is the class, and an image."""
     record = label_bytes + int(np.prod(CIFAR_SHAPE))
     if not raw or len(raw) % record:
-        raise BadInput(f"{path} is torn or no CIFAR file: {len(raw)} bytes are not a whole number of {record}-byte records")
+        raise BadInput(
+            f"{path} is torn or no CIFAR file: {len(raw)} bytes are not a whole number of {record}-byte records"
+        )
     records = np.frombuffer(raw, np.uint8).reshape(-1, record)
     return records[:, label_bytes:].reshape(-1, *CIFAR_SHAPE), records[:, label_bytes - 1].astype(np.int64)
 
