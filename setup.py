@@ -20,6 +20,9 @@ setup(
         "pydantic-settings>=2.4,<3",  # the command line from the typed settings
         "tqdm>=4.60,<5",  # progress bar
         "scikit-learn>=1.3,<2",  # the built-in handwritten digits
+        "scipy>=1.11,<2",  # reads SVHN's MATLAB files
+        "matplotlib>=3.7,<4",  # the paper's figures
+        "tabulate>=0.9,<1",  # one table as Markdown, LaTeX and HTML
     ],
     extras_require={
         # horovod does not build by itself against today's torch: use install/horovod.py, which fits both to one MPI

@@ -130,7 +130,8 @@ class Validation:
         self.group = Group(comm)
         self.seen = np.arange(len(data.train)) if seen is None else seen
 
-    def _test(self):
+    def test_batches(self):
+        """This rank's batches of test images and labels."""
         for indices in shares(len(self.data.test), EVALUATION_BATCH, self.group.rank, self.group.size):
             yield self.data.test.batch(indices, self.device)
 
@@ -142,7 +143,7 @@ class Validation:
         """Score on the test set of the model as it is, statistics included, in evaluation mode."""
         with untouched(self.model):
             self.model.eval()
-            return score(self.model, self._test(), self.group)
+            return score(self.model, self.test_batches(), self.group)
 
     def validate(self, limit=None):
         """(test Score, training Score, state dict with the new statistics).
@@ -153,7 +154,7 @@ class Validation:
             # one image alone has no variance
             batches = (images for images, _ in self._train(limit) if len(images) > 1)
             recompute_statistics(self.model, batches, self.group)
-            test = score(self.model, self._test(), self.group)
+            test = score(self.model, self.test_batches(), self.group)
             train = score(self.model, self._train(limit), self.group)
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         return test, train, state

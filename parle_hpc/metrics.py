@@ -2,7 +2,7 @@
 
 metrics.jsonl holds an `event` (start, round, validate, end) a line, with `seconds` since the start, `round`, `step`
 and `passes` over the data; validate adds errors in percent, round adds gamma, rho, lr, samples_per_second and what the
-coupling took.
+coupling took, start the number of ranks.
 """
 
 import json

@@ -217,7 +217,7 @@ class Run:
 
     def _announce(self):
         s, t = self.settings, self.topology
-        self.metrics.event("start", 0, 0)
+        self.metrics.event("start", 0, 0, ranks=t.n * t.m, device=self.device.type)
         size = sum(p.numel() for p in self.params)
         self.metrics.say(
             f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {s.model.name} ({size:,} parameters) "

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from .symmetry import chain
+
 
 class AllCNN(nn.Sequential):
     """Nine convolutions, two of them with stride 2 in place of pooling, and a mean over what is left of the image.
@@ -38,6 +40,10 @@ class AllCNN(nn.Sequential):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+
+    def symmetries(self):
+        """The permutations of channels that change nothing: list of Symmetry."""
+        return chain(self)
 
     @staticmethod
     def _convolution(inputs, outputs, *, size=3, stride=1, padding=1):

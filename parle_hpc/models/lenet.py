@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from .symmetry import chain
+
 
 class LeNet(nn.Sequential):
     """Two 5x5 convolutions of 20 and 50 channels and 500 hidden units, each with BatchNorm, ReLU and dropout.
@@ -24,6 +26,10 @@ class LeNet(nn.Sequential):
             nn.Dropout(dropout),
             nn.Linear(500, num_classes),
         )
+
+    def symmetries(self):
+        """The permutations of channels that change nothing: list of Symmetry."""
+        return chain(self)
 
     @staticmethod
     def _convolution(inputs, outputs, *, pool, dropout):

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .symmetry import Symmetry
+
 
 class Block(nn.Module):
     """BatchNorm, ReLU, convolution; BatchNorm, ReLU, dropout, convolution; plus the input, or its 1x1 convolution."""
@@ -60,3 +62,25 @@ class WRN(nn.Module):
     def forward(self, images):
         last = torch.relu(self.norm(self.blocks(self.stem(images))))
         return self.head(self.pool(last).flatten(1))
+
+    def symmetries(self):
+        """The permutations of channels that change nothing: list of Symmetry.
+
+        All that is added up along one stretch of identity shortcuts must move together, and is compared by what begins
+        it: the stem, or a 1x1 shortcut. Inside a block the channels between its convolutions are free.
+        """
+        streams, inside = [([], [], [])], []
+        streams[0][0].append("stem")
+        for i, block in enumerate(self.blocks):
+            filters, norms, readers = streams[-1]
+            norms.append(f"blocks.{i}.norm1")
+            readers.append(f"blocks.{i}.conv1")
+            inside.append(Symmetry((f"blocks.{i}.conv1",), (f"blocks.{i}.norm2",), (f"blocks.{i}.conv2",)))
+            if block.shortcut is None:
+                filters.append(f"blocks.{i}.conv2")
+            else:
+                readers.append(f"blocks.{i}.shortcut")
+                streams.append(([f"blocks.{i}.shortcut", f"blocks.{i}.conv2"], [], []))
+        streams[-1][1].append("norm")
+        streams[-1][2].append("head")
+        return [Symmetry(*map(tuple, stream)) for stream in streams] + inside

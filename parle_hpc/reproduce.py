@@ -1,0 +1,215 @@
+"""Regenerate a table or a figure of the paper: list its runs and their cost, start what is missing, report.
+
+    python -m parle_hpc.reproduce table1 --size laptop              # hours on two cores; says how many before it starts
+    python -m parle_hpc.reproduce table1 --size laptop --dry-run    # print the commands and start nothing
+    python -m parle_hpc.reproduce table2 --size paper --sbatch      # write batch scripts for a cluster
+
+EXPERIMENT is table1, table2, fig1 to fig6, replicas (n = 1, 2, 3, 6, 8) or sensitivity (gamma_0 and rho_0). Runs lie in
+RUNS/SIZE/NAME and are shared between experiments; one that is finished is not run again, so the same command goes on
+after an interruption and, where batch jobs made the runs, only reports. A run that was interrupted is begun anew, and
+what it left is kept beside it. Runs whose data set is not prepared are left out, and named.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from . import config
+from .experiments import EXPERIMENTS, SIZES, folder
+from .failure import BAD_INPUT, BadInput, Parser, leave, say
+from .records import Record
+
+SBATCH = """#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --array=0-{last}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks={ranks}
+#SBATCH --gpus-per-task=1
+#SBATCH --cpus-per-task=4
+#SBATCH --time=24:00:00
+#SBATCH --output=%x-%A_%a.out
+#SBATCH --open-mode=append
+##SBATCH --account=YOUR_ACCOUNT
+##SBATCH --partition=YOUR_PARTITION
+set -euo pipefail
+# srun of Slurm 22.05 and newer does not take cpus-per-task from sbatch
+export SRUN_CPUS_PER_TASK="${{SLURM_CPUS_PER_TASK:-4}}"
+# the array's index is the seed
+srun --mpi=pmix --kill-on-bad-exit=1 --gpu-bind=none {command} --run.seed "$SLURM_ARRAY_TASK_ID" \\
+    --out "{folder}-seed$SLURM_ARRAY_TASK_ID"
+"""
+
+
+def command(spec, data):
+    """`python -m parle_hpc.train ...` of a run, but for its seed and its folder."""
+    return [sys.executable, "-m", "parle_hpc.train", *spec.arguments, "--data.path", str(data_file(spec, data))]
+
+
+def data_file(spec, data):
+    return Path(data) / f"{spec.settings.data.name}.h5"
+
+
+def launcher(ranks, environment):
+    """srun inside a Slurm allocation, else mpirun."""
+    if "SLURM_JOB_ID" in environment:
+        return ["srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n", str(ranks)]
+    beside = Path(sys.executable).with_name("mpirun")
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        raise BadInput("mpirun is not in PATH; load the MPI module, or activate the environment that has it")
+    return [found, "-np", str(ranks)]
+
+
+def local_environment():
+    """For mpirun on one machine, which has fewer cores than ranks, and in a container, where all is root's."""
+    usual = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
+    if os.geteuid() == 0:
+        usual.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    return {**usual, **os.environ}
+
+
+def state(spec, path, data):
+    """finished, to do, or interrupted. Raises BadInput where the folder holds another run."""
+    if not (path / "metrics.jsonl").exists():
+        return "to do"
+    if not (path / "reference.pt").exists():
+        return "interrupted"
+    wanted = config.load([*spec.arguments, "--data.path", str(data_file(spec, data)), "--run.seed", str(spec.seed)])
+    record = Record(path)
+    if record.kind != type(record).kind_of(wanted):
+        raise BadInput(f"{path} holds a run with other settings than {spec.name} has; give another --runs folder")
+    return "finished"
+
+
+def set_aside(path):
+    """Keep what an interrupted run left, under a name of its own."""
+    number = 1
+    while (kept := path.with_name(f"{path.name}.interrupted{number}")).exists():
+        number += 1
+    path.rename(kept)
+
+
+def write_scripts(specs, runs, data, out):
+    """A batch script for each group of runs, an array over its seeds; their folder."""
+    scripts = Path(out) / "sbatch"
+    scripts.mkdir(parents=True, exist_ok=True)
+    for group in dict.fromkeys(spec.group for spec in specs):
+        mine = [spec for spec in specs if spec.group == group]
+        spec, target = mine[0], folder(runs, mine[0])
+        text = SBATCH.format(
+            name=group,
+            last=len(mine) - 1,
+            ranks=spec.ranks,
+            nodes=1 if spec.ranks <= 4 else 2,
+            command=shlex.join(["python", *command(spec, data)[1:]]),
+            folder=target.with_name(group),
+        )
+        (scripts / f"{group}.sbatch").write_text(text)
+    return scripts
+
+
+def run(specs, runs, data):
+    """Start, one after the other, the runs that are not finished. Raises BadInput where one does not end well."""
+    for i, spec in enumerate(specs):
+        path = folder(runs, spec)
+        found = state(spec, path, data)
+        if found == "finished":
+            continue
+        if found == "interrupted":
+            set_aside(path)
+        print(f"[{i + 1}/{len(specs)}] {spec.name}", flush=True)
+        start = [*launcher(spec.ranks, os.environ), *command(spec, data), "--run.seed", str(spec.seed)]
+        result = subprocess.run([*start, "--out", str(path)], env=local_environment(), stdin=subprocess.DEVNULL)
+        if result.returncode:
+            raise BadInput(f"{spec.name} ended with status {result.returncode}; mend that, and start the same command")
+
+
+def available(specs, data):
+    """The runs whose data set is prepared; a line for each data set that is not. Raises BadInput where none is."""
+    missing = dict.fromkeys(data_file(spec, data) for spec in specs if not data_file(spec, data).is_file())
+    for path in missing:
+        say(f"left out: what needs {path}; make it with python -m parle_hpc.data.prepare {path.stem} --out {path}")
+    left = [spec for spec in specs if data_file(spec, data) not in missing]
+    if not left:
+        raise BadInput(f"no data set of this experiment is in {data}; prepare one, or give its folder as --data")
+    return left
+
+
+def list_runs(specs, runs, data):
+    """A table of the runs, their cost and their state, on stdout."""
+    rows = [
+        [
+            spec.name,
+            spec.ranks,
+            f"{spec.steps:,}",
+            f"{spec.cost[0]:,}",
+            spec.cost[1],
+            state(spec, folder(runs, spec), data),
+        ]
+        for spec in specs
+    ]
+    headers = ["run", "ranks", "mini-batches a replica", "of all replicas", "time", "state"]
+    print(tabulate(rows, headers, disable_numparse=True))
+
+
+def report(name, specs, runs, out):
+    """The page of an experiment whose runs are there; its path."""
+    from .report import write, write_analysis
+
+    title, folders = EXPERIMENTS[name][0], [folder(runs, spec) for spec in specs]
+    if name != "fig1":
+        return write(folders, out, title)
+    from .analysis import study, study_of_replicas
+
+    networks, kept = folders[:-1], folders[-1]
+    groups = {"independent": study(networks).results(), "replicas of Parle": study_of_replicas(kept).results()}
+    return write_analysis(groups, out)
+
+
+def main():
+    parser = Parser(
+        prog="python -m parle_hpc.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", choices=list(EXPERIMENTS), metavar="EXPERIMENT", help=", ".join(EXPERIMENTS))
+    parser.add_argument("--size", choices=SIZES, default="laptop", help="the paper's, or one for two cores (default)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default 3)")
+    parser.add_argument("--rounds", type=int, help="rounds of 25 mini-batches of each run, in place of the size's own")
+    parser.add_argument("--data", default="data", help="folder of the prepared data sets (default data)")
+    parser.add_argument("--runs", default="runs", help="folder of the runs (default runs)")
+    parser.add_argument("--out", help="folder of the report (default reports/EXPERIMENT-SIZE)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="print the commands and start nothing")
+    what.add_argument("--sbatch", action="store_true", help="write batch scripts into OUT/sbatch and start nothing")
+    try:
+        given = parser.parse_args()
+        for key in ("seeds", "rounds"):
+            if getattr(given, key) is not None and getattr(given, key) < 1:
+                raise BadInput(f"--{key} {getattr(given, key)}: must be at least 1")
+        out = given.out or f"reports/{given.experiment}-{given.size}"
+        specs = EXPERIMENTS[given.experiment][1](given.seeds, given.size, given.rounds)
+        if given.dry_run:
+            for spec in specs:
+                start = [*launcher(spec.ranks, os.environ), *command(spec, given.data), "--run.seed", str(spec.seed)]
+                print(shlex.join([*start, "--out", str(folder(given.runs, spec))]))
+            return
+        if given.sbatch:
+            print(
+                f"written {write_scripts(specs, given.runs, given.data, out)}; then the same command without --sbatch"
+            )
+            return
+        specs = available(specs, given.data)
+        list_runs(specs, given.runs, given.data)
+        run(specs, given.runs, given.data)
+        print(f"written {report(given.experiment, specs, given.runs, out)}")
+    except BadInput as error:
+        leave(str(error), BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()
