@@ -116,15 +116,11 @@ class Spec(NamedTuple):
     @property
     def cost(self):
         """Mini-batches of all replicas, and what is known of the time that they take."""
+        batches = self.steps * (1 if self.algorithm in config.DATA_PARALLEL else self.n)
         if self.size == "laptop":
-            batches = self.steps * (self.n if self.algorithm not in config.DATA_PARALLEL else 1)
             return batches, f"{batches * self.laptop.seconds / CORES / 60:.0f} min on {CORES} cores"
-        batches = self.steps * (self.n if self.algorithm not in config.DATA_PARALLEL else 1)
         took = published(self)
-        return (
-            batches,
-            f"{took.minutes:g} min on the paper's 3 GPUs" if took and not self.suffix else "not in the paper",
-        )
+        return batches, f"{took.minutes:g} min on the paper's 3 GPUs" if took else "not in the paper"
 
 
 def up(value):
@@ -135,6 +131,8 @@ def up(value):
 
 def published(spec):
     """The paper's Result of a run like this at its size; None where it has none."""
+    if spec.suffix or spec.length:
+        return None
     s = spec.settings
     table = paper.TABLE_2.get(s.data.fraction) if s.model.name == "allcnn" else paper.TABLE_1.get(s.data.name)
     return table[1].get(spec.algorithm) if table else None

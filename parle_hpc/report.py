@@ -99,13 +99,11 @@ def beside_the_paper(groups, name, reference, row):
         kinds = {(g.subject, g.settings.schedule.max_rounds, g.n): g for g in mine}
         coupled = {kind: g for kind, g in kinds.items() if g.algorithm not in DATA_PARALLEL}
         for subject, rounds, n in coupled or kinds:
-            same = [
-                g for g in mine if (g.subject, g.settings.schedule.max_rounds) == (subject, rounds) and g.n in (1, n)
-            ]
+            alike = [g for g in mine if (g.subject, g.settings.schedule.max_rounds) == (subject, rounds)]
+            same = [g for g in alike if g.n == n or g.algorithm in DATA_PARALLEL]
             cells = [text for a in columns for text in cell([g for g in same if g.algorithm == a])]
-            steps = " to ".join(
-                f"{count:,}" for count in sorted({min(g.steps for g in same), max(g.steps for g in same)})
-            )
+            counts = [g.steps for g in same]
+            steps = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
             part = "" if key in (1.0, *paper.TABLE_1) else f", {100 * key:g} % of the data"
             rows.append([f"here: {subject}, n = {n}{part}, {steps} mini-batches a replica", *cells])
     return headers, rows
@@ -228,7 +226,8 @@ def write_analysis(groups, out):
     )
     page.text(
         f"The paper, {known['networks']} All-CNNs on CIFAR-10: each {known['each'][0]} ± {known['each'][1]} %, "
-        f"ensemble {known['ensemble']} %, average {known['average']} %, average after alignment {known['aligned_average']} %."
+        f"ensemble {known['ensemble']} %, average of the weights {known['average']} %, after alignment "
+        f"{known['aligned_average']} %."
     )
     return page.write()
 

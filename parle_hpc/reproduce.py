@@ -143,17 +143,11 @@ def available(specs, data):
 
 def list_runs(specs, runs, data):
     """A table of the runs, their cost and their state, on stdout."""
-    rows = [
-        [
-            spec.name,
-            spec.ranks,
-            f"{spec.steps:,}",
-            f"{spec.cost[0]:,}",
-            spec.cost[1],
-            state(spec, folder(runs, spec), data),
-        ]
-        for spec in specs
-    ]
+    rows = []
+    for spec in specs:
+        batches, time = spec.cost
+        found = state(spec, folder(runs, spec), data)
+        rows.append([spec.name, spec.ranks, f"{spec.steps:,}", f"{batches:,}", time, found])
     headers = ["run", "ranks", "mini-batches a replica", "of all replicas", "time", "state"]
     print(tabulate(rows, headers, disable_numparse=True))
 
@@ -167,8 +161,9 @@ def report(name, specs, runs, out):
         return write(folders, out, title)
     from .analysis import study, study_of_replicas
 
-    networks, kept = folders[:-1], folders[-1]
-    groups = {"independent": study(networks).results(), "replicas of Parle": study_of_replicas(kept).results()}
+    kept = [path for path, spec in zip(folders, specs, strict=True) if spec.suffix]
+    groups = {"independent": study([path for path in folders if path not in kept]).results()}
+    groups.update({"replicas of Parle": study_of_replicas(path).results() for path in kept})
     return write_analysis(groups, out)
 
 
@@ -179,6 +174,7 @@ def main():
     parser.add_argument("experiment", choices=list(EXPERIMENTS), metavar="EXPERIMENT", help=", ".join(EXPERIMENTS))
     parser.add_argument("--size", choices=SIZES, default="laptop", help="the paper's, or one for two cores (default)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default 3)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the runs whose name contains this")
     parser.add_argument("--rounds", type=int, help="rounds of 25 mini-batches of each run, in place of the size's own")
     parser.add_argument("--data", default="data", help="folder of the prepared data sets (default data)")
     parser.add_argument("--runs", default="runs", help="folder of the runs (default runs)")
@@ -193,15 +189,17 @@ def main():
                 raise BadInput(f"--{key} {getattr(given, key)}: must be at least 1")
         out = given.out or f"reports/{given.experiment}-{given.size}"
         specs = EXPERIMENTS[given.experiment][1](given.seeds, given.size, given.rounds)
+        specs = [spec for spec in specs if given.only in spec.name]
+        if not specs:
+            raise BadInput(f"--only {given.only}: no run of {given.experiment} has that in its name; see --dry-run")
         if given.dry_run:
             for spec in specs:
                 start = [*launcher(spec.ranks, os.environ), *command(spec, given.data), "--run.seed", str(spec.seed)]
                 print(shlex.join([*start, "--out", str(folder(given.runs, spec))]))
             return
         if given.sbatch:
-            print(
-                f"written {write_scripts(specs, given.runs, given.data, out)}; then the same command without --sbatch"
-            )
+            scripts = write_scripts(specs, given.runs, given.data, out)
+            print(f"written {scripts}; when these jobs have ended, the same command without --sbatch reports")
             return
         specs = available(specs, given.data)
         list_runs(specs, given.runs, given.data)
