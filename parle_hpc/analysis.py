@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tabulate import tabulate
 
 from .evaluate import Validation, open_run
 from .failure import BAD_INPUT, BadInput, Parser, leave
@@ -193,9 +194,8 @@ def main():
         page = write_analysis(groups, arguments.out)
     except BadInput as error:
         leave(str(error), BAD_INPUT)
-    for name, results in groups.items():
-        for what, value in rows(name, results):
-            print(f"{what:55} {value}")
+    told = [pair for name, results in groups.items() for pair in rows(name, results)]
+    print(tabulate(told, tablefmt="plain", disable_numparse=True))
     print(f"written {page}")
 
 

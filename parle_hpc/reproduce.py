@@ -163,7 +163,8 @@ def report(name, specs, runs, out):
 
     kept = [path for path, spec in zip(folders, specs, strict=True) if spec.suffix]
     groups = {"independent": study([path for path in folders if path not in kept]).results()}
-    groups.update({"replicas of Parle": study_of_replicas(path).results() for path in kept})
+    for path in kept:
+        groups["replicas of Parle"] = study_of_replicas(path).results()
     return write_analysis(groups, out)
 
 
