@@ -11,34 +11,16 @@ Three figures, medians over the repeats, with quartiles:
 import argparse
 import gc
 import json
-import time
 
 import numpy as np
 import torch
+from timing import device_name, quartiles, side_by_side
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import ElasticSGD, EntropySGD, Parle, models
 from parle_hpc.optim import SGD
 
 NEVER = 10**9  # L so long that no coupling falls into the measurement
-
-
-def synchronised_time(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def side_by_side(bodies, repeat, device):
-    """{name: seconds of each repeat}, the bodies in turn."""
-    seconds = {name: [] for name in bodies}
-    for i in range(repeat + 3):
-        for name, body in bodies.items():
-            started = synchronised_time(device)
-            body()
-            if i >= 3:
-                seconds[name].append(synchronised_time(device) - started)
-    return seconds
 
 
 def minibatch(make, device):
@@ -103,10 +85,6 @@ def state_floats(make):
     return round(sum(storages.values()) / 4 / p.numel(), 2)
 
 
-def quartiles(values):
-    return [float(q) for q in np.percentile(values, [25, 50, 75])]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=30, help="measurements of each (default: 30)")
@@ -123,9 +101,7 @@ def main():
     def sgd(params):
         return SGD(params, lr=1e-3)
 
-    results = {"torch": torch.__version__, "threads": arguments.threads, "device": str(device)}
-    if device.type == "cuda":
-        results["device"] = torch.cuda.get_device_name()
+    results = {"torch": torch.__version__, "threads": arguments.threads, "device": device_name(device)}
     params = thirty_six_million(device)
     size = sum(p.numel() for p in params)
     cases = {

@@ -1,0 +1,94 @@
+"""What the data pipeline feeds beside what WRN-16-4 eats, side by side in one run on one device.
+
+    python benchmarks/input.py [--repeat 5] [--threads 1] [--device cpu] [--batch 128] [--json FILE]
+
+A mini-batch of the pipeline: indices drawn, bytes gathered from the memory-mapped file, brought to the device,
+contrast-normalised, whitened (ZCA), mirrored and shifted. One of the network: forward and backward. The file is made
+for the run: 50,000 random images of CIFAR-10's shape, and a random matrix in ZCA's place, which costs the same.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from timing import device_name, quartiles, side_by_side
+from torch.nn.functional import cross_entropy
+
+from parle_hpc import models
+from parle_hpc.data.augment import augment
+from parle_hpc.data.split import MiniBatches
+from parle_hpc.data.store import open_dataset
+
+PIXELS = 3 * 32 * 32
+
+
+def random_data(path):
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(name="random", classes=10, mean=[0.5] * 3, std=[0.25] * 3)
+        for part, count in (("train", 50_000), ("test", 100)):
+            file[f"{part}/images"] = rng.integers(0, 256, (count, 3, 32, 32), np.uint8)
+            file[f"{part}/labels"] = rng.integers(0, 10, count)
+        file["zca/mean"], file["zca/matrix"] = np.zeros(PIXELS), rng.normal(size=(PIXELS, PIXELS)) / 55
+
+
+def pipeline(path, preprocessing, batch, device):
+    data = open_dataset(path, "random", preprocessing)
+    batches, step = MiniBatches(np.arange(50_000), batch, seed=0, replica=0), iter(range(10**9))
+
+    def body():
+        k = next(step)
+        images, _ = data.train.batch(batches.indices(k), device)
+        augment(images, batches.moves(k))
+
+    return body
+
+
+def network(batch, device):
+    model = models.build("wrn", in_channels=3, depth=16, widen=4, dropout=0.4).to(device)
+    images = torch.rand(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (batch,), device=device)
+    mixed = torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+
+    def body():
+        model.zero_grad()
+        with mixed:
+            loss = cross_entropy(model(images), labels)
+        loss.backward()
+
+    return body
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=5, help="measurements of each (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda, where the network is in bfloat16 (default: cpu)")
+    parser.add_argument("--batch", type=int, default=128, help="images in a mini-batch (default: 128)")
+    parser.add_argument("--json", help="write the results there too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device, batch = torch.device(arguments.device), arguments.batch
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.h5"
+        random_data(path)
+        bodies = {f"pipeline, {kind}": pipeline(path, kind, batch, device) for kind in ("zca", "standardize")}
+        seconds = side_by_side({**bodies, "WRN-16-4": network(batch, device)}, arguments.repeat, device)
+    quarters = {case: quartiles(values) for case, values in seconds.items()}
+    eaten = quarters["WRN-16-4"][1]
+    results = {"torch": torch.__version__, "threads": arguments.threads, "device": device_name(device), "batch": batch}
+    print(f"{'':24} {'images per second':>18} {'times WRN-16-4':>16}   ms of a mini-batch: median [quartiles]")
+    for case, (low, median, high) in quarters.items():
+        results[case] = {"quartiles_seconds": [low, median, high], "ratio": eaten / median}
+        shown = f"{1e3 * median:9.2f} [{1e3 * low:.2f}, {1e3 * high:.2f}]"
+        print(f"{case:24} {batch / median:18,.0f} {eaten / median:16.1f}   {shown}")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
