@@ -40,6 +40,7 @@ class Data(Section):
         description="of the training set that each replica sees, section 5; together they see all of it. Of sgd and "
         "entropy_sgd, which have one replica, it is a random part",
     )
+    samples: int | None = Field(None, ge=1, description="train on the first of the training images only, this many")
     preprocessing: Literal["none", "standardize", "gcn", "zca"] = Field(
         "none",
         description="none: 0 to 1; standardize: less each channel's mean, over its standard deviation; gcn: global "

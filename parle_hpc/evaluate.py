@@ -199,7 +199,7 @@ def open_run(folder):
             raise BadInput(f"{folder} holds no finished run: {name} is missing")
     settings = load(["--recipe", str(folder / "config.toml")])
     path = settings.data.path or default_path(settings.data.name)
-    data = open_dataset(path, settings.data.name, settings.data.preprocessing)
+    data = open_dataset(path, settings.data.name, settings.data.preprocessing, settings.data.samples)
     model = network(settings, data)
     try:
         model.load_state_dict(torch.load(folder / "reference.pt", weights_only=True))

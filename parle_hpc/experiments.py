@@ -1,7 +1,8 @@
 """The paper's tables and figures as lists of runs, at the paper's size and at one for a laptop.
 
-At the paper's size a run is its recipe. A laptop takes the networks and lengths of LAPTOP: every algorithm gets equally
-many mini-batches a replica, and the drops of its learning rate at the same fractions of them as in the paper.
+At the paper's size a run is its recipe. A laptop takes the networks of LAPTOP, and is made shorter in one of two ways:
+by fewer training images, which leaves everything that is counted in epochs, scoping too, as the recipe has it; or by
+fewer rounds on all images, equally many for every algorithm, with the drops of the learning rate at the same fractions.
 """
 
 import math
@@ -15,22 +16,26 @@ SIZES = ("paper", "laptop")
 BATCH = 128
 SMALL_WRN = ("--model.depth", "10", "--model.widen", "1")
 SMALL_CIFAR = ("--model.name", "lenet", "--model.dropout", "0.25", "--data.preprocessing", "standardize")
-SMALL_CIFAR += ("--data.augment", "false", "--schedule.lr", "0.1")
+SMALL_CIFAR += ("--data.augment", "false", "--schedule.lr", "0.1", "--data.samples", "10000")
 CORES = 2  # of the laptop
 
 
 class Laptop(NamedTuple):
-    """How a family of recipes is made small: settings, rounds, and seconds a mini-batch on one core (measured)."""
+    """How a family of recipes is made small.
+
+    arguments: settings. rounds, samples: of these one is given. seconds: a mini-batch takes on one core, as measured.
+    """
 
     arguments: tuple
-    rounds: int
     seconds: float
+    rounds: int | None = None
+    samples: int | None = None
 
 
 LAPTOP = {
-    "lenet": Laptop((), 300, 0.025),
-    "wrn": Laptop(SMALL_WRN, 80, 0.18),
-    "allcnn": Laptop(SMALL_CIFAR, 200, 0.028),
+    "lenet": Laptop((), 0.025, rounds=300),
+    "wrn": Laptop(SMALL_WRN, 0.18, rounds=80),
+    "allcnn": Laptop(SMALL_CIFAR, 0.028, samples=10_000),
 }
 
 
@@ -87,7 +92,8 @@ class Spec(NamedTuple):
 
     def _steps_per_epoch(self):
         data = self.settings.data
-        B = math.ceil(data.fraction * SAMPLES[data.name]) // self.batch_size
+        samples = (self.laptop.samples if self.size == "laptop" else None) or SAMPLES[data.name]
+        B = math.ceil(data.fraction * samples) // self.batch_size
         return B * 25 if self.algorithm in config.ROUNDS else B
 
     @property
@@ -110,7 +116,9 @@ class Spec(NamedTuple):
             epochs = 25 * self.length / self._steps_per_epoch()
             drops = ",".join(f"{drop / schedule.epochs * epochs:.4g}" for drop in schedule.drops)
             given += ["--schedule.epochs", up(epochs), "--schedule.drops", drops]
-            given += ["--schedule.max_rounds", str(self.length), "--run.validate_every", str(max(1, self.length // 15))]
+            given += ["--schedule.max_rounds", str(self.length)]
+        if self.size == "laptop" or self.length:
+            given += ["--run.validate_every", str(max(1, self.steps // 25 // 15))]
         return given + list(self.extra)
 
     @property

@@ -6,6 +6,7 @@ once; on a GPU one block holds a whole parameter group, so that each pass is one
 """
 
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 
@@ -20,15 +21,23 @@ def in_memory_order(tensor):
 class Layout:
     """Where each parameter of an optimiser's groups lies in a flat buffer of shape (N,).
 
+    Args:
+        groups: parameter groups.
+        place, m: this rank's place in its replica and the replica's number of ranks, among which a state that is
+            needed at a coupling alone is divided: each holds a share of ceil(N / m) elements, the last what is left.
+
     Attributes:
         params: the parameters, in the order of the groups.
         dtype: type of the state, float32 or, where a parameter is float64, float64.
-        blocks: list of (group index, pieces); a piece is (parameter index, start, stop).
+        shares: the slice of the flat buffer that each rank of the replica holds.
+        share: this rank's.
+        blocks: list of (group index, pieces); a piece is (parameter index, start, stop). No block crosses the border of
+            the share.
 
     Raises ValueError where parameters are on several devices, not floating-point, or not dense in memory.
     """
 
-    def __init__(self, groups):
+    def __init__(self, groups, place=0, m=1):
         self.params = [p for group in groups for p in group["params"]]
         self.device = self.params[0].device
         self.dtype = torch.float32
@@ -42,17 +51,22 @@ class Layout:
             self.dtype = torch.promote_types(self.dtype, p.dtype)
         self.needs_master = any(p.dtype != self.dtype for p in self.params)
         self.sizes = [p.numel() for p in self.params]
+        self.offsets = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        self.numel = sum(self.sizes)
+        part = -(-self.numel // m)
+        self.shares = [slice(min(b * part, self.numel), min((b + 1) * part, self.numel)) for b in range(m)]
+        self.share = self.shares[place]
         self.blocks = self._cut([len(group["params"]) for group in groups])
 
     def _cut(self, counts):
-        limit = CACHE_BLOCK if self.device.type == "cpu" else sum(self.sizes) + 1
+        limit = CACHE_BLOCK if self.device.type == "cpu" else self.numel + 1
         blocks, index = [], 0
         for group, count in enumerate(counts):
             pieces, filled = [], 0
             for i in range(index, index + count):
-                for start in range(0, self.sizes[i], limit):
-                    stop = min(start + limit, self.sizes[i])
-                    if pieces and filled + stop - start > limit:
+                for start, stop in self._stretches(i, limit):
+                    border = self.offsets[i] + start in (self.share.start, self.share.stop)
+                    if pieces and (border or filled + stop - start > limit):
                         blocks.append((group, pieces))
                         pieces, filled = [], 0
                     pieces.append((i, start, stop))
@@ -62,9 +76,16 @@ class Layout:
             index += count
         return blocks
 
-    def zeros(self):
-        """A new flat buffer, shape (N,)."""
-        return torch.zeros(sum(self.sizes), dtype=self.dtype, device=self.device)
+    def _stretches(self, i, limit):
+        """Parameter i cut at the borders of the share, and where a stretch would be longer than `limit`."""
+        borders = [border - self.offsets[i] for border in (self.share.start, self.share.stop)]
+        cuts = sorted({*range(0, self.sizes[i], limit), *(c for c in borders if 0 < c < self.sizes[i]), self.sizes[i]})
+        return pairwise(cuts)
+
+    def zeros(self, share=False):
+        """A new flat buffer, shape (N,), or of the size of this rank's share."""
+        size = self.share.stop - self.share.start if share else self.numel
+        return torch.zeros(size, dtype=self.dtype, device=self.device)
 
     def vectors(self, flat):
         """Views of a flat buffer, one vector for each parameter."""
@@ -96,6 +117,16 @@ class Layout:
         """For each block the list of its pieces of `vectors` (one vector a parameter; None stays None)."""
         return [[None if vectors[i] is None else vectors[i][a:b] for i, a, b in block] for _, block in self.blocks]
 
+    def share_pieces(self, share):
+        """For each block in this rank's share the list of its pieces of `share`, a buffer of its size; else None."""
+        found = []
+        for _, block in self.blocks:
+            at = [self.offsets[i] + a - self.share.start for i, a, _ in block]
+            inside = 0 <= at[0] < share.numel()
+            ends = zip(at, block, strict=True)
+            found.append([share[start : start + b - a] for start, (_, a, b) in ends] if inside else None)
+        return found
+
 
 def require(condition, name, value, right):
     if not condition:
@@ -113,17 +144,18 @@ class FlatOptimizer(torch.optim.Optimizer):
     """
 
     flat_names = ()  # attributes that are flat buffers and belong to the state
+    share_names = ()  # those of them of which a rank holds its share alone
 
-    def __init__(self, params, defaults):
+    def __init__(self, params, defaults, place=0, m=1):
         require(defaults["lr"] >= 0, "lr", defaults["lr"], "at least 0")
         require(0 <= defaults["momentum"] < 1, "momentum", defaults["momentum"], "in [0, 1)")
         require(defaults["weight_decay"] >= 0, "weight_decay", defaults["weight_decay"], "at least 0")
         self._layout = None
         super().__init__(params, defaults)
-        self._layout = Layout(self.param_groups)
+        self._layout = Layout(self.param_groups, place, m)
         self._master = self._layout.zeros() if self._layout.needs_master else None
         for name in self.flat_names:
-            setattr(self, name, self._layout.zeros())
+            setattr(self, name, self._layout.zeros(share=name in self.share_names))
         self.steps = 0
         self.coupling_seconds = 0.0
         self._begun = False
@@ -176,6 +208,9 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def _pieces(self, *flats):
         return [self._layout.pieces(self._layout.vectors(flat)) for flat in flats]
+
+    def _share_pieces(self, *shares):
+        return [self._layout.share_pieces(share) for share in shares]
 
     def _blocks(self, weights, *states):
         """(index, group, lists) of each block; lists are (weights, gradients, states...) with weight decay in the

@@ -21,7 +21,7 @@ import torch
 
 from .equations import eq_7a, eq_7b, eq_8a, eq_8b, eq_8c, eq_9
 from .flat import FlatOptimizer, require
-from .reference import reference_over
+from .reference import Gather, reference_over
 
 GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
 REFERENCES = ("current", "lagged", "average")
@@ -46,7 +46,9 @@ class Parle(FlatOptimizer):
             strictly, on its own stable only while lr / rho < (1 + mu) / (1 + 2 mu); "average": the mean of z at this
             coupling, which must wait for the network.
         comm: mpi4py communicator over the replicas; None for a single one.
-        replica: mpi4py communicator of this replica's ranks; needed by inside="workers" only.
+        replica: mpi4py communicator of this replica's m ranks, among which z, v_x and x are then divided: each rank
+            holds, moves and reduces a share of 1/m, and the new x^a is gathered at the coupling. No number changes by
+            it. None: every rank holds all. Needed by inside="workers", where z is not divided.
         inside: "gradients": the ranks of a replica average their gradients before `step`; "workers": each rank is
             a worker y^b of (10), and the mean of their z^b stands for z in (8c).
 
@@ -54,6 +56,7 @@ class Parle(FlatOptimizer):
     """
 
     flat_names = ("x", "z", "v_y", "v_x")
+    share_names = ("z", "v_x")
 
     def __init__(
         self,
@@ -83,7 +86,11 @@ class Parle(FlatOptimizer):
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
-        super().__init__(params, defaults)
+        if inside == "workers":
+            self.share_names = ("v_x",)
+        place, m = (0, 1) if replica is None else (replica.Get_rank(), replica.Get_size())
+        super().__init__(params, defaults, place, m)
+        self._mine, shares = self._layout.share, self._layout.shares
         for group in self.param_groups:
             if group["inner_lr"] is None:
                 group["inner_lr"] = group["lr"]
@@ -91,12 +98,13 @@ class Parle(FlatOptimizer):
         self.gamma0, self.rho0, self.reference = gamma0, rho0, reference
         self._elastic = math.isfinite(rho0)
         if reference == "lagged" and self._elastic:
-            self.lagged = self._layout.zeros()
+            self.lagged = self._layout.zeros(share=True)
         single = comm is None or comm.Get_size() == 1
         # with one replica x^a is its own mean, so only the other two references have something to keep
-        self._mean = None if single and not self._elastic else reference_over(comm, self.x)
+        self._mean = None if single and not self._elastic else reference_over(comm, self.x[self._mine])
         self._mean_of_x = False
         self._deputy = reference_over(replica, self.z) if inside == "workers" else None
+        self._gather = Gather(replica, shares, self.x) if m > 1 else None
 
     @property
     def round_length(self):
@@ -137,7 +145,8 @@ class Parle(FlatOptimizer):
             if lists:
                 y, g, v, xa = lists
                 eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
-            eq_8b(self._z_pieces[i], weights[i], alpha=self.alpha)
+            if self._z_pieces[i] is not None:
+                eq_8b(self._z_pieces[i], weights[i], alpha=self.alpha)
         if self._master is not None:
             self._layout.unpack(self._master)
 
@@ -145,12 +154,15 @@ class Parle(FlatOptimizer):
         z = self.z
         if self._deputy is not None:
             self._deputy.start(self.z)
-            z = self._deputy.collect()
+            z = self._deputy.collect()[self._mine]
         x, rho = self._reference_of_this_round(z), self.rho
-        blocks = zip(self._layout.blocks, *self._pieces(self.x, self.v_x, z, x), strict=True)
+        blocks = zip(self._layout.blocks, *self._share_pieces(self.x[self._mine], self.v_x, z, x), strict=True)
         for (index, _), *lists in blocks:
-            group = self.param_groups[index]
-            eq_8c(*lists, eta=group["lr"], rho=rho, mu=group["momentum"])
+            if lists[0] is not None:
+                group = self.param_groups[index]
+                eq_8c(*lists, eta=group["lr"], rho=rho, mu=group["momentum"])
+        if self._gather is not None:
+            self._gather(self.x)
         self._reset_y()
         if self.reference == "lagged" and self._elastic:
             self.lagged.copy_(self._mean.collect())
@@ -158,7 +170,7 @@ class Parle(FlatOptimizer):
 
     def _reference_of_this_round(self, z):
         if not self._elastic:
-            return self.x
+            return self.x[self._mine]
         if self.reference == "average":
             self._mean_of_x = False
             self._mean.start(z)
@@ -173,25 +185,31 @@ class Parle(FlatOptimizer):
 
     def _take_weights(self):
         self._layout.pack(self.x)
-        self.z.copy_(self.x)
+        self.z.copy_(self.x[self._mine] if "z" in self.share_names else self.x)
         if "lagged" in self._state_names():
-            self.lagged.copy_(self.x)
+            self.lagged.copy_(self.x[self._mine])
         self._restart()
 
     def _restart(self):
         """x^a stands still until the next coupling: its mean may travel from now on."""
-        self._x_pieces, self._z_pieces, self._v_y_pieces = self._pieces(self.x, self.z, self.v_y)
+        self._x_pieces, self._v_y_pieces = self._pieces(self.x, self.v_y)
+        (self._z_pieces,) = (self._share_pieces if "z" in self.share_names else self._pieces)(self.z)
         if self._mean is not None:
             self._mean_of_x = self._elastic and self.reference != "average"
             if self._mean_of_x:
-                self._mean.start(self.x)
+                self._mean.start(self.x[self._mine])
 
     def _newest_reference(self):
         if self._mean is None:
             return self.x
         if not self._mean_of_x:
-            self._mean.start(self.x)
-        return self._mean.collect()
+            self._mean.start(self.x[self._mine])
+        if self._gather is None:
+            return self._mean.collect()
+        whole = self._layout.zeros()
+        whole[self._mine] = self._mean.collect()
+        self._gather(whole)
+        return whole
 
     def _state_names(self):
         return [*super()._state_names(), *(["lagged"] if hasattr(self, "lagged") else [])]

@@ -91,7 +91,8 @@ class Run:
         path = Path(settings.data.path or default_path(settings.data.name))
         if settings.data.name == "digits" and not settings.data.path:
             topology.together(make_digits, path, topology.local_rank)
-        self.data = topology.together(open_dataset, path, settings.data.name, settings.data.preprocessing)
+        d = settings.data
+        self.data = topology.together(open_dataset, path, d.name, d.preprocessing, d.samples)
         mine = {"seed": settings.run.seed, "replica": topology.replica_index}
         # section 5: SGD and Entropy-SGD have one replica, which may see a random part alone
         covers = settings.algorithm.name not in config.DATA_PARALLEL

@@ -55,8 +55,10 @@ def default_path(name):
     return FOLDER / f"{name}.h5"
 
 
-def open_dataset(path, name="NAME", preprocessing="none"):
-    """Read and check the file of the data set `name`; preprocessing is one of preprocess.KINDS.
+def open_dataset(path, name="NAME", preprocessing="none", samples=None):
+    """Read and check the file of the data set `name`.
+
+    preprocessing is one of preprocess.KINDS. With `samples` the training set is the first so many of its images.
 
     Raises BadInput where the file is missing, not HDF5, torn, lacks a group or what the preprocessing needs, or holds
     labels outside its classes.
@@ -66,9 +68,15 @@ def open_dataset(path, name="NAME", preprocessing="none"):
         raise BadInput(f"{path}: no such data file; make it with python -m parle_hpc.data.prepare {name} --out {path}")
     try:
         with h5py.File(path, "r") as file:
-            return _read(path, file, preprocessing)
+            data = _read(path, file, preprocessing)
     except OSError as error:
         raise BadInput(f"{path} is not a complete HDF5 file ({error}); prepare it anew") from None
+    if samples is None:
+        return data
+    if samples > len(data.train):
+        raise BadInput(f"--data.samples {samples}: {path} has {len(data.train)} training images, take at most that")
+    images, labels, preprocess = data.train
+    return data._replace(train=Part(images[:samples], labels[:samples], preprocess))
 
 
 def _read(path, file, preprocessing):

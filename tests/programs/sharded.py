@@ -1,0 +1,87 @@
+"""Parle with its coupling hidden or blocking, sharded or not: the same bits; and what state and traffic it has.
+
+sharded.py REPLICAS      prints JSON: for each reference and rank the digests of its replica, and the counts
+"""
+
+import gc
+import hashlib
+import json
+import sys
+
+import numpy as np
+import torch
+
+from parle_hpc import Parle, Topology, optim
+from parle_hpc.reference import MPIReference
+
+SHAPES, L, ROUNDS = [(50, 7), (501,), (3, 3, 3, 5), (2,), (1,)], 3, 4
+replicas = int(sys.argv[1])
+torch.set_num_threads(1)
+topology = Topology.split(replicas=replicas)
+
+
+class Blocking(MPIReference):
+    """The reduction is over before the next mini-batch begins."""
+
+    def start(self, xa):
+        super().start(xa)
+        self.collect()
+
+
+def gradient(shape, k):
+    rng = np.random.default_rng([topology.replica_index, k, *shape])
+    return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+
+
+def alive():
+    return {id(o): o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)}
+
+
+def train(kind, replica, reference):
+    optim.reference_over.__globals__["MPIReference"] = kind
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    gc.collect()
+    before = alive()
+    settings = {"L": L, "batches_per_epoch": 4, "reference": reference, "weight_decay": 1e-3}
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.03}]
+    optimizer = Parle(groups, lr=0.1, comm=topology.cross, replica=replica, **settings)
+    digest = hashlib.sha256()
+    for k in range(L * ROUNDS + 1):
+        for p in params:
+            p.grad.copy_(gradient(p.shape, k))
+        optimizer.step()
+        for tensor in (*params, optimizer.x, optimizer.v_y):
+            digest.update(tensor.detach().numpy().tobytes())
+    gc.collect()
+    new = [o for i, o in alive().items() if i not in before]
+    storages = {o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in new if o.numel()}
+    own = sum(storages.pop(p.untyped_storage().data_ptr(), 0) for p in params)
+    with optimizer.at_reference():
+        for p in params:
+            digest.update(p.detach().numpy().tobytes())
+    N = sum(p.numel() for p in params)
+    return digest.hexdigest(), {
+        "N": N,
+        "own": own,
+        "state_floats": sum(storages.values()) / 4,
+        "bytes_a_reduction": optimizer.coupling_bytes_sent / (ROUNDS + 1),
+    }
+
+
+cases = {
+    "hidden, sharded": (MPIReference, topology.replica),
+    "hidden, whole": (MPIReference, None),
+    "blocking, sharded": (Blocking, topology.replica),
+    "blocking, whole": (Blocking, None),
+}
+everything = {}
+for reference in ("current", "lagged", "average"):
+    found = {name: train(*case, reference) for name, case in cases.items()}
+    digests = topology.replica.allgather([digest for digest, _ in found.values()])
+    counts = {name: counted for name, (_, counted) in found.items()}
+    everything[reference] = topology.world.gather([digests, counts])
+if topology.world.Get_rank() == 0:
+    print(json.dumps(everything))

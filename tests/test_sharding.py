@@ -1,0 +1,30 @@
+"""The coupling hidden or not, sharded or not, changes no bit; state and traffic are what the formulas say."""
+
+import json
+
+import pytest
+from mpi import passes
+
+CASES = ("hidden, sharded", "hidden, whole", "blocking, sharded", "blocking, whole")
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 1), (3, 1), (2, 2), (1, 4), (1, 3)])
+def test_no_bit_changes_and_each_rank_holds_and_sends_its_share(n, m):
+    for reference, ranks in json.loads(passes(n * m, "sharded.py", n)).items():
+        assert len(ranks) == n * m
+        for digests, counted in ranks:
+            # all ranks of the replica, all four ways
+            assert len({digest for rank in digests for digest in rank}) == 1
+            assert set(counted) == set(CASES)
+        extra = 3 + (reference == "lagged")
+        for name in CASES:
+            N, sharded = ranks[0][1][name]["N"], "sharded" in name
+            share = -(-N // m) if sharded else N
+            states = [counted[name]["state_floats"] for _, counted in ranks]
+            # 2 + 3/m floats per parameter, `lagged` one share more; the last rank's share is what is left of N
+            assert max(states) == 2 * N + extra * share
+            assert sum(states) == n * (2 * N * m + extra * (N if sharded else N * m))
+            sent = [counted[name]["bytes_a_reduction"] for _, counted in ranks]
+            assert max(sent) == pytest.approx(2 * (n - 1) / n * 4 * share, abs=8)
+        if n > 1:
+            assert ranks[0][0][0] != ranks[m][0][0], "replicas that see other data are not the same"
