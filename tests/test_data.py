@@ -162,6 +162,15 @@ def test_a_file_that_is_no_data_set_is_refused(digits, tmp_path, change, words):
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
 
 
+def test_the_first_samples_alone(digits):
+    whole, some = open_dataset(digits), open_dataset(digits, samples=100)
+    assert (len(some.train), len(some.test)) == (100, 360)
+    assert np.array_equal(some.train.images, whole.train.images[:100])
+    assert np.array_equal(some.train.labels, whole.train.labels[:100])
+    with pytest.raises(BadInput, match="--data.samples 2000: .*digits.h5 has 1437 training images"):
+        open_dataset(digits, samples=2000)
+
+
 def test_a_missing_foreign_or_truncated_file_is_refused(digits, tmp_path):
     foreign, torn = tmp_path / "foreign.h5", tmp_path / "torn.h5"
     foreign.write_text("not HDF5")

@@ -54,18 +54,26 @@ def test_at_the_papers_size_a_run_is_its_recipe():
     assert "4.24 min" in table["lenet_mnist-parle-n3-seed0"].cost[1]
 
 
-@pytest.mark.parametrize("rounds", [None, 40])
-def test_on_a_laptop_all_get_equally_many_mini_batches_and_drops_at_the_papers_fractions(rounds):
-    specs = [s for name in ("table1", "table2") for s in EXPERIMENTS[name][1](1, "laptop", rounds)]
-    for spec in specs:
+@pytest.mark.parametrize(("name", "rounds"), [("table1", None), ("table1", 40), ("table2", 40)])
+def test_fewer_rounds_are_equally_many_for_all_with_drops_at_the_papers_fractions(name, rounds):
+    for spec in EXPERIMENTS[name][1](1, "laptop", rounds):
         small, full = config.load(spec.arguments).schedule, spec.settings.schedule
         data = config.load(spec.arguments).data
-        B = int(data.fraction * SAMPLES[data.name]) // data.batch_size
+        B = int(data.fraction * (data.samples or SAMPLES[data.name])) // data.batch_size
         steps = small.epochs * B * (25 if spec.algorithm in config.ROUNDS else 1)
         assert small.max_rounds == (rounds or spec.laptop.rounds)
         assert 0 <= steps - 25 * small.max_rounds < 0.002 * steps
         fractions = [drop / full.epochs for drop in full.drops]
         assert [drop / small.epochs for drop in small.drops] == pytest.approx(fractions, rel=2e-3)
+
+
+def test_fewer_images_leave_the_schedule_as_it_is_and_all_get_equally_many_mini_batches():
+    for spec in EXPERIMENTS["table2"][1](1, "laptop", None):
+        settings = config.load(spec.arguments)
+        assert settings.schedule == spec.settings.schedule.model_copy(update={"lr": 0.1})
+        assert settings.data.samples == 10_000
+        # 8 epochs of 25 passes, or 200 of one, over 78, 39 or 19 mini-batches
+        assert spec.steps == 200 * (int(10_000 * settings.data.fraction) // 128)
 
 
 def test_it_says_what_runs_in_parallel_as_remark_4_asks():
