@@ -167,7 +167,7 @@ def test_the_first_samples_alone(digits):
     assert (len(some.train), len(some.test)) == (100, 360)
     assert np.array_equal(some.train.images, whole.train.images[:100])
     assert np.array_equal(some.train.labels, whole.train.labels[:100])
-    with pytest.raises(BadInput, match="--data.samples 2000: .*digits.h5 has 1437 training images"):
+    with pytest.raises(BadInput, match=r"--data.samples 2000: .*digits.h5 has 1437 training images"):
         open_dataset(digits, samples=2000)
 
 
