@@ -1,0 +1,174 @@
+"""What a slow network costs: hosts as network namespaces with shaped links, one rank on each, all ways in one run.
+
+    python benchmarks/network.py [--rates 25mbit ...] [--model lenet] [--batch 128] [--repeat 5] [--json FILE]
+
+Needs root (see tests/cluster.py); elsewhere it says so and ends. Per mini-batch, medians over the repeats with
+quartiles: local steps, which are the ceiling; Parle with its coupling hidden behind the mini-batches, and with the same
+reduction waited for at once; SGD that averages gradients at every step, by Horovod and by torch's DDP (gloo). A repeat
+is one round of 25 mini-batches of each way in turn, after a round to warm up, so that what a coupling starts is paid
+for in the next round; ratios are of the two in the same repeat. Bytes are what left both hosts in the round; those of
+the local steps are Horovod's, whose ranks ask each other every few milliseconds whether there is something to do. The
+last case is shared memory: both ranks on one host.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+RATES = ("10mbit", "25mbit", "100mbit", "1gbit", "10gbit")
+WAYS = ("local", "Parle, hidden", "Parle, blocking", "SGD, Horovod", "SGD, DDP")
+L = 25
+
+
+def link_bytes():
+    """Bytes that left this host through the cluster's link; 0 where there is none."""
+    from cluster import INTERFACE
+
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        if line.strip().startswith(f"{INTERFACE}:"):
+            return int(line.split(":")[1].split()[8])
+    return 0
+
+
+def worker(name, batch, repeat):
+    """One rank: print, on rank 0, {way: [[seconds a mini-batch, bytes of the round], ...]} as JSON."""
+    import torch
+    import torch.distributed as dist
+    from torch.nn.functional import cross_entropy
+
+    from parle_hpc import Parle, Topology, models, optim
+    from parle_hpc.optim import SGD
+    from parle_hpc.reference import MPIReference
+
+    class Blocking(MPIReference):
+        def start(self, xa):
+            super().start(xa)
+            self.collect()
+
+    torch.set_num_threads(1)
+    topology = Topology.split(replicas=1)
+    world, rank = topology.world, topology.world.Get_rank()
+    address = world.bcast(os.popen("hostname -I").read().split()[0])
+    store = f"tcp://{address}:{world.bcast(20000 + os.getpid() % 20000)}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world.Get_size())
+    size = {"lenet": (1, 28), "allcnn": (3, 32)}[name]
+    images = torch.rand(batch, size[0], size[1], size[1]).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (batch,))
+
+    def steps(way):
+        """A function that does one mini-batch, and one that leaves nothing in flight."""
+        torch.manual_seed(0)
+        model = models.build(name, in_channels=size[0])
+        params = list(model.parameters())
+        drain = lambda: None  # noqa: E731
+        if way.startswith("Parle"):
+            optim.reference_over.__globals__["MPIReference"] = Blocking if "blocking" in way else MPIReference
+            optimizer = Parle(params, lr=1e-3, L=L, batches_per_epoch=100, comm=world)
+            drain = optimizer._mean.collect
+        else:
+            optimizer = SGD(params, lr=1e-3)
+        net = torch.nn.parallel.DistributedDataParallel(model) if "DDP" in way else model
+
+        def step():
+            optimizer.zero_grad()
+            cross_entropy(net(images), labels).backward()
+            if "Horovod" in way:
+                topology.average_gradients(params)
+            optimizer.step()
+
+        return step, drain
+
+    bodies = {way: steps(way) for way in WAYS}
+    found = {way: [] for way in WAYS}
+    for i in range(repeat + 1):
+        for way, (step, drain) in bodies.items():
+            world.Barrier()
+            for k in range(2 * L):
+                if k == L:
+                    started, before = time.perf_counter(), link_bytes()
+                step()
+            seconds, sent = time.perf_counter() - started, link_bytes() - before
+            drain()
+            if i:
+                found[way].append([max(world.allgather(seconds)) / L, sum(world.allgather(sent))])
+    dist.destroy_process_group()
+    if rank == 0:
+        print(json.dumps(found))
+
+
+def quartiles(values):
+    return [float(q) for q in np.percentile(values, [25, 50, 75])]
+
+
+def summary(found):
+    """Of each way the quartiles of seconds, of the ratio to local steps in the same repeat, and the median bytes."""
+    local = np.array([seconds for seconds, _ in found["local"]])
+    result = {}
+    for way, values in found.items():
+        seconds, sent = np.array(values).T
+        result[way] = {
+            "seconds": quartiles(seconds),
+            "to_local": quartiles(seconds / local),
+            "bytes": float(np.median(sent)),
+        }
+    hidden, blocking, horovod = (np.array(found[way])[:, 0] for way in WAYS[1:4])
+    result["hidden / blocking"] = quartiles(hidden / blocking)
+    result["Horovod / hidden"] = quartiles(horovod / hidden)
+    return result
+
+
+def show(case, result):
+    for way in WAYS:
+        r = result[way]
+        low, median, high = (1e3 * s for s in r["seconds"])
+        to_local = f"{r['to_local'][1]:.3f} [{r['to_local'][0]:.3f}, {r['to_local'][2]:.3f}]"
+        print(
+            f"{case:14} {way:16} {median:8.1f} [{low:.1f}, {high:.1f}]   {to_local:24} {r['bytes']:14,.0f}", flush=True
+        )
+    hidden, horovod = result["hidden / blocking"][1], result["Horovod / hidden"][1]
+    print(f"{case:14} hidden / blocking {hidden:.3f}; Horovod SGD / hidden {horovod:.2f}", flush=True)
+
+
+def main():
+    from cluster import Cluster, why_not
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", nargs="*", default=RATES, help=f"of the links (default: {' '.join(RATES)})")
+    parser.add_argument("--model", choices=("lenet", "allcnn"), default="lenet", help="network (default: lenet)")
+    parser.add_argument("--batch", type=int, default=128, help="images in a mini-batch of a rank (default: 128)")
+    parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each way (default: 5)")
+    parser.add_argument("--json", help="write the results there too")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.model, arguments.batch, arguments.repeat)
+        return
+    if reason := why_not():
+        print(f"skipped: {reason}")
+        return
+    again = [__file__, "--worker", "--model", arguments.model, "--batch", arguments.batch, "--repeat", arguments.repeat]
+    again = [str(Path(__file__).resolve()), *map(str, again[1:])]
+    results = {"model": arguments.model, "batch": arguments.batch}
+    print(f"{'link':14} {'way':16} {'ms a mini-batch':>20}   {'to local steps':24} {'bytes a round':>14}")
+    cases = [(2, rate) for rate in arguments.rates] + [(1, "shared memory")]
+    for count, case in cases:
+        with Cluster(count) as cluster:
+            cluster.shape(case if count > 1 else None)
+            done = cluster.mpirun(2, *again, timeout=3600)
+        if done.returncode:
+            sys.exit(f"{case}: {done.stdout}{done.stderr}")
+        results[case] = summary(json.loads(done.stdout.splitlines()[-1]))
+        show(case, results[case])
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
