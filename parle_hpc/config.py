@@ -106,6 +106,9 @@ class Run(Section):
         "and training error; the last validation takes all",
     )
     save_replicas: bool = Field(False, description="keep each replica's own weights too, in replicas/NUMBER.pt")
+    trace: bool = Field(
+        False, description="write a torch profiler trace of the second round of each rank, in traces/RANK.json"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to compute; auto takes a GPU if there is one"
     )

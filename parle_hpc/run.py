@@ -3,6 +3,8 @@
 import math
 import os
 import time
+from collections import Counter
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from .evaluate import Group, Validation, network, relative_spread, untouched
 from .failure import BadInput, Diverged
 from .metrics import Metrics
 from .optim import SGD, ElasticSGD, EntropySGD, Parle
+from .paper import COUPLING
 from .topology import Agreement
 
 
@@ -121,6 +124,7 @@ class Run:
         self.metrics = Metrics(self.folder, self.rounds, B)
         self.step = 0
         self.training_seconds = 0.0
+        self.coupling = Counter()  # of the rounds, without what validations wait for
 
     def train(self):
         """L times (8a) and (8b), (8c) and (8d), and so on; validate now and then; keep the reference."""
@@ -128,7 +132,8 @@ class Run:
         self.model.train()
         agreement = Agreement(self.topology.world)
         for round in range(self.rounds):
-            losses = self._round(round)
+            with self._trace(round):
+                losses = self._round(round)
             self._stop_if_diverged(agreement.exchange(self._trouble(losses, round)))
             last = round + 1 == self.rounds
             if last:
@@ -136,6 +141,16 @@ class Run:
             if last or (round + 1) % self.settings.run.validate_every == 0:
                 self._validate(round, last)
         self.metrics.close()
+
+    def _trace(self, round):
+        """What --run.trace writes: the second round, since the first has warming up in it."""
+        if not self.settings.run.trace or round != min(1, self.rounds - 1):
+            return nullcontext()
+        from .trace import tracing
+
+        folder = self.topology.world.bcast(self.folder) / "traces"
+        folder.mkdir(exist_ok=True)
+        return tracing(folder / f"{self.topology.world.Get_rank()}.json")
 
     def _round(self, round):
         """One round of mini-batches; their losses on this rank, shape (round_length,)."""
@@ -160,6 +175,7 @@ class Run:
         self.training_seconds += seconds
         samples = len(losses) * self.settings.data.batch_size * self.topology.n
         took = {name: value - before[name] for name, value in coupling_counters(optimizer).items()}
+        self.coupling.update(took)
         values = {"gamma": gamma, "rho": rho, "lr": lr, "samples_per_second": samples / seconds, **took}
         self.metrics.event("round", round, self.step, **values)
         self.metrics.progress(losses.mean().item())
@@ -229,13 +245,18 @@ class Run:
 
     def _summarise(self, test, train, replica_error):
         samples = self.step * self.settings.data.batch_size * self.topology.n
-        waited = self.optimizer.coupling_wait_seconds / self.training_seconds
-        self.metrics.event("end", self.rounds - 1, self.step, val_error=test.error)
+        coupling, waited, sent = (self.coupling[name] for name in coupling_counters(self.optimizer))
+        compute = self.training_seconds - coupling
+        self.metrics.event(
+            "end", self.rounds - 1, self.step, val_error=test.error, compute_seconds=compute, **self.coupling
+        )
         for line in (
             f"validation error of the reference  {test.error:.2f} %  (training {train.error:.2f} %, "
             f"replicas {', '.join(f'{e:.2f}' for e in replica_error)} %)",
             f"samples per second                 {samples / self.training_seconds:,.0f}  (all ranks)",
-            f"waiting for the coupling           {100 * waited:.2f} % of the training time",
+            f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches (the "
+            f"paper: {COUPLING['wrn']} %); {coupling:.2f} s, {waited:.2f} s of them waiting; "
+            f"{sent / 1e6:.1f} MB sent by this rank",
             f"trained                            {self.step:,} mini-batches a replica "
             f"({self.step / self.batches.B:.1f} passes) in {self.metrics.seconds:.0f} s",
             f"written                            {self.folder}: reference.pt, metrics.jsonl, train.log, config.toml",
@@ -263,7 +284,7 @@ def save(state, path):
 def coupling_counters(optimizer):
     """What the optimiser has counted of its coupling so far, under the names of metrics.jsonl."""
     return {
-        "coupling_wait_seconds": optimizer.coupling_wait_seconds,
         "coupling_seconds": optimizer.coupling_seconds,
+        "coupling_wait_seconds": optimizer.coupling_wait_seconds,
         "coupling_bytes_sent": optimizer.coupling_bytes_sent,
     }

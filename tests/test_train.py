@@ -44,7 +44,14 @@ def test_it_learns_the_digits(run):
     assert last["val_error"] <= 1.7
     assert last["train_error"] <= 0.5
     assert f"validation error of the reference  {last['val_error']:.2f} %" in printed
-    for words in ("2 replicas x 2 ranks", "samples per second", "waiting for the coupling", str(folder)):
+    for words in (
+        "2 replicas x 2 ranks",
+        "samples per second",
+        "coupling  ",
+        "(the paper: 0.52 %)",
+        "MB sent by this rank",
+        str(folder),
+    ):
         assert words in printed
     log = (folder / "train.log").read_text().splitlines()
     assert sum("validation error" in line and "round" in line for line in log) == len(events(folder, "validate")) == 4
@@ -102,6 +109,28 @@ def test_its_reference_loads_without_this_package_and_gives_its_error(run, digit
         check=True,
     )
     assert f"validation error {error:.2f} %" in printed.stdout
+
+
+def test_its_end_sums_up_the_coupling(run):
+    folder, _ = run
+    (end,), rounds = events(folder, "end"), events(folder, "round")
+    for name in ("coupling_seconds", "coupling_wait_seconds", "coupling_bytes_sent"):
+        assert end[name] == pytest.approx(sum(e[name] for e in rounds), rel=1e-3)
+    assert end["compute_seconds"] > end["coupling_seconds"] > 0
+
+
+@pytest.mark.parametrize("algorithm", ["parle", "elastic_sgd"])
+def test_a_trace_names_the_equations(tmp_path, digits, algorithm):
+    settings = ["--schedule.max_rounds", 2, "--algorithm.L", 3, "--algorithm.name", algorithm, "--run.trace", "true"]
+    passes(4, *TRAIN, "--out", tmp_path / "run", "--data.path", digits, *settings)
+    files = {path.name for path in (tmp_path / "run" / "traces").iterdir()}
+    assert files == {f"{rank}.json" for rank in range(4)}
+    trace = json.loads((tmp_path / "run" / "traces" / "3.json").read_text())
+    names = [event["name"] for event in trace["traceEvents"] if event.get("ph") == "X"]
+    shared = {"eq_8d", "MPIReference.start", "MPIReference.collect", "Topology.average_gradients"}
+    own = {"parle": {"eq_8a", "eq_8b", "eq_8c", "Gather.__call__", "Parle._couple"}, "elastic_sgd": {"eq_7a", "eq_7b"}}
+    assert shared | own[algorithm] <= set(names)
+    assert names.count("Parle._couple") == (algorithm == "parle")
 
 
 def test_its_settings_make_the_same_run_again_bit_for_bit(run, tmp_path):
