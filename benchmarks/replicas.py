@@ -2,9 +2,9 @@
 
     python benchmarks/replicas.py [--ranks 2 4 8 16 32] [--repeat 20] [--json FILE]
 
-The coupling of 132,220 parameters (LeNet) and of 1,369,738 (All-CNN), without mini-batches to hide it behind: (8c), and
-the mean of the replicas, started and waited for; the slowest rank's, medians with quartiles. Then mini-batches of LeNet,
-128 images a replica: forward, backward, gradients averaged inside the replica, step.
+The coupling of LeNet's 132,220 parameters and of All-CNN's 1,369,738, without mini-batches to hide it behind: (8c),
+and the mean of the replicas, started and waited for; the slowest rank's, medians with quartiles. Then mini-batches of
+LeNet, 128 images a replica: forward, backward, gradients averaged inside the replica, step.
 """
 
 import argparse

@@ -46,12 +46,12 @@ def similarity(a, b):
 def greedy(similarity):
     """order[i] = j: the most similar pair (i, j) first, then the most similar of what is left, and so on."""
     count = len(similarity)
-    order, free = torch.full((count,), -1), torch.ones(count, dtype=torch.bool)
+    order, free = [-1] * count, [True] * count
     for pair in similarity.flatten().argsort(descending=True, stable=True).tolist():
         i, j = divmod(pair, count)
         if order[i] < 0 and free[j]:
             order[i], free[j] = j, False
-    return order
+    return torch.tensor(order)
 
 
 def align(state, to, symmetries):
@@ -96,7 +96,8 @@ class Study:
     def averaged_error(self, states):
         """Validation error of the mean of the weights, with statistics over the whole training set, in percent."""
         self.model.load_state_dict(average(states))
-        return self.validation.validate()[0].error
+        self.validation.refresh()
+        return self.validation.test().error
 
     @torch.no_grad()
     def predictions(self):

@@ -145,15 +145,19 @@ class Validation:
             self.model.eval()
             return score(self.model, self.test_batches(), self.group)
 
+    def refresh(self, limit=None):
+        """Give the model BatchNorm statistics of the weights that it holds, and leave it in evaluation mode."""
+        # one image alone has no variance
+        batches = (images for images, _ in self._train(limit) if len(images) > 1)
+        recompute_statistics(self.model, batches, self.group)
+
     def validate(self, limit=None):
         """(test Score, training Score, state dict with the new statistics).
 
         limit: mini-batches of training data for statistics and training score; None for the whole set.
         """
         with untouched(self.model):
-            # one image alone has no variance
-            batches = (images for images, _ in self._train(limit) if len(images) > 1)
-            recompute_statistics(self.model, batches, self.group)
+            self.refresh(limit)
             test = score(self.model, self.test_batches(), self.group)
             train = score(self.model, self._train(limit), self.group)
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
