@@ -91,7 +91,7 @@ def overlaps(groups):
     ax.set_xlabel("layer with weights")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel("overlap with the first network")
-    ax.set_ylim(-0.05, 1.05)
+    ax.set_ylim(-0.15, 1.05)
     ax.legend(frameon=False)
     return figure
 
