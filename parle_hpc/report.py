@@ -9,6 +9,7 @@ in percent; the training error is with dropout off and BatchNorm statistics comp
 
 import base64
 import html
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,23 @@ h2 { margin-top: 2em }
 """
 
 
+def open_folder(out):
+    """The folder `out`, made where it is missing. Raises BadInput where nothing can be written there."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be written ({error.strerror}); give a folder that can") from None
+    return folder
+
+
 class Page:
     """What a report holds, in order: headings, paragraphs, tables and figures, which are files of their own as well."""
 
     def __init__(self, title, folder):
-        self.title, self.folder, self._parts = title, Path(folder), []
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"--out {folder}: cannot be written ({error.strerror}); give a folder that can") from None
+        self.title, self.folder, self._parts = title, open_folder(folder), []
 
     def text(self, text):
         self._parts.append(f"<p>{html.escape(text)}</p>")

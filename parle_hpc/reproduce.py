@@ -24,6 +24,7 @@ from . import config
 from .experiments import EXPERIMENTS, SIZES, folder
 from .failure import BAD_INPUT, BadInput, Parser, leave, say
 from .records import Record
+from .report import open_folder, write, write_analysis
 
 SBATCH = """#!/bin/bash
 #SBATCH --job-name={name}
@@ -97,8 +98,7 @@ def set_aside(path):
 
 def write_scripts(specs, runs, data, out):
     """A batch script for each group of runs, an array over its seeds; their folder."""
-    scripts = Path(out) / "sbatch"
-    scripts.mkdir(parents=True, exist_ok=True)
+    scripts = open_folder(Path(out) / "sbatch")
     for group in dict.fromkeys(spec.group for spec in specs):
         mine = [spec for spec in specs if spec.group == group]
         spec, target = mine[0], folder(runs, mine[0])
@@ -154,8 +154,6 @@ def list_runs(specs, runs, data):
 
 def report(name, specs, runs, out):
     """The page of an experiment whose runs are there; its path."""
-    from .report import write, write_analysis
-
     title, folders = EXPERIMENTS[name][0], [folder(runs, spec) for spec in specs]
     if name != "fig1":
         return write(folders, out, title)
@@ -203,6 +201,7 @@ def main():
             print(f"written {scripts}; when these jobs have ended, the same command without --sbatch reports")
             return
         specs = available(specs, given.data)
+        open_folder(out)  # hours before the report needs it
         list_runs(specs, given.runs, given.data)
         run(specs, given.runs, given.data)
         print(f"written {report(given.experiment, specs, given.runs, out)}")

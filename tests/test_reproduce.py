@@ -151,6 +151,15 @@ def test_without_data_or_with_a_mistake_it_says_so(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def test_a_report_that_could_not_be_written_is_refused_before_hours_of_runs(data, tmp_path):
+    (tmp_path / "file").touch()
+    for what in ([], ["--sbatch"]):
+        result = call("parle_hpc.reproduce", "fig2", "--data", data, "--out", tmp_path / "file" / "page", *what)
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+        assert "cannot be written" in result.stderr
+        assert not result.stdout
+
+
 def test_a_dry_run_prints_commands_that_the_program_takes(tmp_path):
     result = call("parle_hpc.reproduce", "table2", "--dry-run", "--seeds", "1", cwd=tmp_path)
     assert result.returncode == 0
