@@ -187,11 +187,12 @@ def main():
     parser.add_argument("--out", default="reports/analysis", help="folder for the table and Figure 1")
     try:
         arguments = parser.parse_args()
+        from .report import open_folder, write_analysis
+
+        open_folder(arguments.out)
         groups = {"independent": study(arguments.runs).results()}
         if arguments.replicas:
             groups["replicas of Parle"] = study_of_replicas(arguments.replicas).results()
-        from .report import write_analysis
-
         page = write_analysis(groups, arguments.out)
     except BadInput as error:
         leave(str(error), BAD_INPUT)
