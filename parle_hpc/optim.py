@@ -48,7 +48,7 @@ class Parle(FlatOptimizer):
         comm: mpi4py communicator over the replicas; None for a single one.
         replica: mpi4py communicator of this replica's m ranks, among which z, v_x and x are then divided: each rank
             holds, moves and reduces a share of 1/m, and the new x^a is gathered at the coupling. No number changes by
-            it. None: every rank holds all. Needed by inside="workers", where z is not divided.
+            it. None: every rank holds all. Needed by inside="workers", where every rank holds all too.
         inside: "gradients": the ranks of a replica average their gradients before `step`; "workers": each rank is
             a worker y^b of (10), and the mean of their z^b stands for z in (8c).
 
@@ -86,9 +86,8 @@ class Parle(FlatOptimizer):
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
-        if inside == "workers":
-            self.share_names = ("v_x",)
-        place, m = (0, 1) if replica is None else (replica.Get_rank(), replica.Get_size())
+        divided = replica is not None and inside == "gradients"
+        place, m = (replica.Get_rank(), replica.Get_size()) if divided else (0, 1)
         super().__init__(params, defaults, place, m)
         self._mine, shares = self._layout.share, self._layout.shares
         for group in self.param_groups:
@@ -154,7 +153,7 @@ class Parle(FlatOptimizer):
         z = self.z
         if self._deputy is not None:
             self._deputy.start(self.z)
-            z = self._deputy.collect()[self._mine]
+            z = self._deputy.collect()
         x, rho = self._reference_of_this_round(z), self.rho
         blocks = zip(self._layout.blocks, *self._share_pieces(self.x[self._mine], self.v_x, z, x), strict=True)
         for (index, _), *lists in blocks:
@@ -185,7 +184,7 @@ class Parle(FlatOptimizer):
 
     def _take_weights(self):
         self._layout.pack(self.x)
-        self.z.copy_(self.x[self._mine] if "z" in self.share_names else self.x)
+        self.z.copy_(self.x[self._mine])
         if "lagged" in self._state_names():
             self.lagged.copy_(self.x[self._mine])
         self._restart()
@@ -193,7 +192,7 @@ class Parle(FlatOptimizer):
     def _restart(self):
         """x^a stands still until the next coupling: its mean may travel from now on."""
         self._x_pieces, self._v_y_pieces = self._pieces(self.x, self.v_y)
-        (self._z_pieces,) = (self._share_pieces if "z" in self.share_names else self._pieces)(self.z)
+        (self._z_pieces,) = self._share_pieces(self.z)
         if self._mean is not None:
             self._mean_of_x = self._elastic and self.reference != "average"
             if self._mean_of_x:
