@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from .evaluate import Validation, open_run
+from .evaluate import Validation, load_weights, open_run
 from .failure import BAD_INPUT, BadInput, Parser, leave
 
 NORM_STATE = ("weight", "bias", "running_mean", "running_var")
@@ -137,6 +137,7 @@ def by_layer(first, others):
 
 def study(runs):
     """The Study of finished runs' references. Raises BadInput where they are not alike."""
+    runs = list({Path(folder).resolve(): folder for folder in runs}.values())
     opened = [open_run(folder) for folder in runs]
     settings, data, model = opened[0]
     for folder, (other, _, _) in zip(runs, opened, strict=True):
@@ -154,8 +155,12 @@ def study_of_replicas(run):
     settings, data, model = open_run(run)
     paths = sorted((Path(run) / "replicas").glob("*.pt"), key=lambda path: int(path.stem))
     if len(paths) < 2:
-        raise BadInput(f"{run} kept no replicas; train it with --run.save_replicas true and at least two of them")
-    return make(settings, data, model, [torch.load(path, weights_only=True) for path in paths])
+        raise BadInput(f"{run} kept fewer than two replicas; train two or more with --run.save_replicas true")
+    states = []
+    for path in paths:
+        load_weights(model, path)
+        states.append({key: tensor.clone() for key, tensor in model.state_dict().items()})
+    return make(settings, data, model, states)
 
 
 def make(settings, data, model, states):
@@ -170,7 +175,7 @@ def rows(name, results):
     errors = results["errors"]
     mean = {key: np.mean(list(results[key].values())) for key in ("overlap", "aligned_overlap")}
     return [
-        (f"{name}: each of {len(errors)} networks", f"{np.mean(errors):.2f} ± {np.std(errors):.2f} %"),
+        (f"{name}: each of {len(errors)} networks", f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %"),
         (f"{name}: ensemble", f"{results['ensemble']:.2f} %"),
         (f"{name}: correlation of two networks' softmax", f"{results['correlation']:.4f}"),
         (f"{name}: average of the weights", f"{results['average']:.2f} %"),

@@ -205,11 +205,16 @@ def open_run(folder):
     path = settings.data.path or default_path(settings.data.name)
     data = open_dataset(path, settings.data.name, settings.data.preprocessing, settings.data.samples)
     model = network(settings, data)
-    try:
-        model.load_state_dict(torch.load(folder / "reference.pt", weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise BadInput(f"{folder / 'reference.pt'} does not hold this run's network ({error})".split("\n")[0]) from None
+    load_weights(model, folder / "reference.pt")
     return settings, data, model.eval()
+
+
+def load_weights(model, path):
+    """Load a run's state dict into its network. Raises BadInput where the file is damaged or of another network."""
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise BadInput(f"{path} is damaged, or not of this run's network ({str(error).splitlines()[0]})") from None
 
 
 def main():

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 def say(message):
     """One line on stderr in a single write, so that the lines of several ranks do not mix."""
-    sys.stderr.write(f"parle_hpc: {message}\n")
+    sys.stderr.write(f"parle_hpc: {' '.join(message.split())}\n")
     sys.stderr.flush()
 
 

@@ -102,7 +102,9 @@ class Group:
     @property
     def subject(self):
         """The network and its data, e.g. LeNet on MNIST."""
-        return f"{network_name(self.settings.model)} on {DATA_NAMES[self.settings.data.name]}"
+        data = self.settings.data
+        part = f" (first {data.samples:,} images)" if data.samples else ""
+        return f"{network_name(self.settings.model)} on {DATA_NAMES[data.name]}{part}"
 
     @property
     def steps(self):
@@ -141,7 +143,7 @@ def network_name(model):
 def read_groups(folders):
     """The groups of the runs in `folders`, in the order of the paper's columns. Raises BadInput for what is no run."""
     kinds = {}
-    for folder in folders:
+    for folder in {Path(folder).resolve(): folder for folder in folders}.values():
         record = Record(folder)
         kinds.setdefault(record.kind, []).append(record)
     groups = [Group(records) for records in kinds.values()]

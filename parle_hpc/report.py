@@ -231,7 +231,10 @@ def write_analysis(groups, out):
     page.figure("figure1", "Figure 1: overlap with the first network, layer by layer", plots.overlaps(groups))
     known = paper.MOTIVATION
     page.table(
-        "section12", "Validation error", ["", ""], [pair for name, r in groups.items() for pair in rows(name, r)]
+        "section12",
+        "Validation errors and overlaps",
+        ["", ""],
+        [pair for name, r in groups.items() for pair in rows(name, r)],
     )
     page.text(
         f"The paper, {known['networks']} All-CNNs on CIFAR-10: each {known['each'][0]} ± {known['each'][1]} %, "

@@ -7,7 +7,8 @@
 EXPERIMENT is table1, table2, fig1 to fig6, replicas (n = 1, 2, 3, 6, 8) or sensitivity (gamma_0 and rho_0). Runs lie in
 RUNS/SIZE/NAME and are shared between experiments; one that is finished is not run again, so the same command goes on
 after an interruption and, where batch jobs made the runs, only reports. A run that was interrupted is begun anew, and
-what it left is kept beside it. Runs whose data set is not prepared are left out, and named.
+what it left is kept beside it; so do not start the command while jobs of it are at work. Runs whose data set is not
+prepared are left out, and named.
 """
 
 import argparse
@@ -148,8 +149,12 @@ def list_runs(specs, runs, data):
         batches, time = spec.cost
         found = state(spec, folder(runs, spec), data)
         rows.append([spec.name, spec.ranks, f"{spec.steps:,}", f"{batches:,}", time, found])
+    todo = [spec for spec, row in zip(specs, rows, strict=True) if row[-1] != "finished"]
     headers = ["run", "ranks", "mini-batches a replica", "of all replicas", "time", "state"]
     print(tabulate(rows, headers, disable_numparse=True))
+    print(
+        f"{len(todo)} of {len(specs)} runs to do, {sum(spec.cost[0] for spec in todo):,} mini-batches of all replicas"
+    )
 
 
 def report(name, specs, runs, out):
@@ -207,6 +212,8 @@ def main():
         print(f"written {report(given.experiment, specs, given.runs, out)}")
     except BadInput as error:
         leave(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        leave("interrupted; the same command goes on with the run that it was at", 130)
 
 
 if __name__ == "__main__":

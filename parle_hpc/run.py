@@ -254,9 +254,9 @@ class Run:
             f"validation error of the reference  {test.error:.2f} %  (training {train.error:.2f} %, "
             f"replicas {', '.join(f'{e:.2f}' for e in replica_error)} %)",
             f"samples per second                 {samples / self.training_seconds:,.0f}  (all ranks)",
-            f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches (the "
-            f"paper: {COUPLING['wrn']} %); {coupling:.2f} s, {waited:.2f} s of them waiting; "
-            f"{sent / 1e6:.1f} MB sent by this rank",
+            f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches "
+            f"(Parle with WRN-28-10 in the paper: {COUPLING['wrn']} %); {coupling:.2f} s, {waited:.2f} s of them "
+            f"waiting; {sent / 1e6:.1f} MB sent by this rank",
             f"trained                            {self.step:,} mini-batches a replica "
             f"({self.step / self.batches.B:.1f} passes) in {self.metrics.seconds:.0f} s",
             f"written                            {self.folder}: reference.pt, metrics.jsonl, train.log, config.toml",

@@ -23,7 +23,10 @@ def divide(size, replicas):
     """Ranks in a replica, m. Raises BadInput where `size` ranks do not divide into `replicas`."""
     if replicas < 1 or size % replicas:
         right = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
-        raise BadInput(f"--replicas {replicas} does not divide {size} rank{'s' * (size > 1)}; possible here: {right}")
+        raise BadInput(
+            f"--replicas {replicas} does not divide {size} rank{'s' * (size > 1)}; possible here: {right}; "
+            f"or start a multiple of {replicas} ranks"
+        )
     return size // replicas
 
 

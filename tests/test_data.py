@@ -162,6 +162,13 @@ def test_a_file_that_is_no_data_set_is_refused(digits, tmp_path, change, words):
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
 
 
+def test_a_file_of_another_data_set_is_refused(digits):
+    with pytest.raises(BadInput, match=r"digits.h5 holds digits, not mnist; give --data.name digits, or"):
+        open_dataset(digits, "mnist")
+    # a set of the user's own may have any name
+    assert open_dataset(digits, "mine").name == "digits"
+
+
 def test_the_first_samples_alone(digits):
     whole, some = open_dataset(digits), open_dataset(digits, samples=100)
     assert (len(some.train), len(some.test)) == (100, 360)

@@ -84,7 +84,7 @@ def test_each_kind_on_real_bytes(cifar10):
 
 
 def test_a_file_that_was_prepared_without_zca_says_so(digits):
-    with pytest.raises(BadInput, match=r"digits.h5: holds nothing for --data.preprocessing zca; prepare it anew"):
+    with pytest.raises(BadInput, match=r"digits.h5: holds nothing for --data.preprocessing zca; take another"):
         open_dataset(digits, preprocessing="zca")
 
 

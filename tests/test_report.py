@@ -191,6 +191,11 @@ def test_section_1_2_from_real_runs(digits, tmp_path):
     assert percent["independent: average of the weights"] > percent["replicas of Parle: average of the weights"]
     files = {p.name for p in (tmp_path / "out").iterdir()}
     assert files == {"figure1.png", "figure1.pdf", "index.html", "section12.md", "section12.tex"}
-    result = call("parle_hpc.analysis", folders[0])
+    weights = folders[1] / "reference.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    result = call("parle_hpc.analysis", *folders)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert f"{weights} is damaged" in result.stderr
+    result = call("parle_hpc.analysis", folders[0], folders[0])
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert "two runs or more" in result.stderr

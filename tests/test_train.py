@@ -48,7 +48,7 @@ def test_it_learns_the_digits(run):
         "2 replicas x 2 ranks",
         "samples per second",
         "coupling  ",
-        "(the paper: 0.52 %)",
+        "in the paper: 0.52 %)",
         "MB sent by this rank",
         str(folder),
     ):

@@ -18,6 +18,7 @@ os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 import h5py
 
 from .preprocess import Preprocessing
+from .sources import SOURCES
 
 FOLDER = Path("data")
 
@@ -71,6 +72,8 @@ def open_dataset(path, name="NAME", preprocessing="none", samples=None):
             data = _read(path, file, preprocessing)
     except OSError as error:
         raise BadInput(f"{path} is not a complete HDF5 file ({error}); prepare it anew") from None
+    if data.name != name and {data.name, name} <= set(SOURCES):
+        raise BadInput(f"{path} holds {data.name}, not {name}; give --data.name {data.name}, or the file of {name}")
     if samples is None:
         return data
     if samples > len(data.train):
