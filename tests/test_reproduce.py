@@ -104,7 +104,8 @@ def test_from_data_to_page_and_on_after_an_interruption(data, tmp_path):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].split()[:2] == ["run", "ranks"]
-    assert sum("to do" in line for line in lines) == 1
+    assert sum(line.endswith("to do") for line in lines) == 1
+    assert "1 of 1 runs to do, 25 mini-batches of all replicas" in lines
     # of the four data sets one is there
     for missing in ("cifar10.h5", "cifar100.h5", "svhn.h5"):
         assert f"left out: what needs {data / missing}" in result.stderr
