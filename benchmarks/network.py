@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from timing import quartiles
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -27,30 +28,17 @@ WAYS = ("local", "Parle, hidden", "Parle, blocking", "SGD, Horovod", "SGD, DDP")
 L = 25
 
 
-def link_bytes():
-    """Bytes that left this host through the cluster's link; 0 where there is none."""
-    from cluster import INTERFACE
-
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        if line.strip().startswith(f"{INTERFACE}:"):
-            return int(line.split(":")[1].split()[8])
-    return 0
-
-
 def worker(name, batch, repeat):
     """One rank: print, on rank 0, {way: [[seconds a mini-batch, bytes of the round], ...]} as JSON."""
     import torch
     import torch.distributed as dist
+    from blocking import Blocking
+    from cluster import link_bytes
     from torch.nn.functional import cross_entropy
 
-    from parle_hpc import Parle, Topology, models, optim
+    from parle_hpc import Parle, Topology, models, reference
     from parle_hpc.optim import SGD
     from parle_hpc.reference import MPIReference
-
-    class Blocking(MPIReference):
-        def start(self, xa):
-            super().start(xa)
-            self.collect()
 
     torch.set_num_threads(1)
     topology = Topology.split(replicas=1)
@@ -69,7 +57,7 @@ def worker(name, batch, repeat):
         params = list(model.parameters())
         drain = lambda: None  # noqa: E731
         if way.startswith("Parle"):
-            optim.reference_over.__globals__["MPIReference"] = Blocking if "blocking" in way else MPIReference
+            reference.MPIReference = Blocking if "blocking" in way else MPIReference
             optimizer = Parle(params, lr=1e-3, L=L, batches_per_epoch=100, comm=world)
             drain = optimizer._mean.collect
         else:
@@ -101,10 +89,6 @@ def worker(name, batch, repeat):
     dist.destroy_process_group()
     if rank == 0:
         print(json.dumps(found))
-
-
-def quartiles(values):
-    return [float(q) for q in np.percentile(values, [25, 50, 75])]
 
 
 def summary(found):
@@ -153,8 +137,8 @@ def main():
     if reason := why_not():
         print(f"skipped: {reason}")
         return
-    again = [__file__, "--worker", "--model", arguments.model, "--batch", arguments.batch, "--repeat", arguments.repeat]
-    again = [str(Path(__file__).resolve()), *map(str, again[1:])]
+    again = [Path(__file__).resolve(), "--worker"]
+    again += ["--model", arguments.model, "--batch", arguments.batch, "--repeat", arguments.repeat]
     results = {"model": arguments.model, "batch": arguments.batch}
     print(f"{'link':14} {'way':16} {'ms a mini-batch':>20}   {'to local steps':24} {'bytes a round':>14}")
     cases = [(2, rate) for rate in arguments.rates] + [(1, "shared memory")]

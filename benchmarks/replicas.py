@@ -14,14 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
+from timing import quartiles
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 SIZES = {"LeNet": 132_220, "All-CNN": 1_369_738}
-
-
-def quartiles(values):
-    return [float(q) for q in np.percentile(values, [25, 50, 75])]
 
 
 def couplings(topology, size, repeat):

@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from .evaluate import Validation, load_weights, open_run
 from .failure import BAD_INPUT, BadInput, Parser, leave
+from .report import analysis_rows, open_folder, write_analysis
 
 NORM_STATE = ("weight", "bias", "running_mean", "running_var")
 
@@ -88,11 +89,6 @@ class Study:
     def __init__(self, model, validation, states):
         self.model, self.validation, self.states = model, validation, states
 
-    def error(self, state):
-        """Validation error of a network with the statistics that it has, in percent."""
-        self.model.load_state_dict(state)
-        return self.validation.test().error
-
     def averaged_error(self, states):
         """Validation error of the mean of the weights, with statistics over the whole training set, in percent."""
         self.model.load_state_dict(average(states))
@@ -116,10 +112,10 @@ class Study:
         """Errors in percent, the mean correlation of two networks' softmax, and overlaps to the first by layer."""
         symmetries, first = self.model.symmetries(), self.states[0]
         aligned = [first] + [align(state, first, symmetries) for state in self.states[1:]]
-        softmax, labels = self.predictions()
+        softmax, labels = self.predictions()  # of each network with the statistics that it has
         flat = np.corrcoef(softmax.flatten(1).numpy())
         return {
-            "errors": [self.error(state) for state in self.states],
+            "errors": (100 * (softmax.argmax(2) != labels).double().mean(1)).tolist(),
             "ensemble": 100 * (softmax.mean(0).argmax(1) != labels).double().mean().item(),
             "correlation": flat[np.triu_indices(len(flat), 1)].mean().item(),
             "average": self.averaged_error(self.states),
@@ -147,7 +143,7 @@ def study(runs):
             )
     if len(runs) < 2:
         raise BadInput("one network has nothing to be compared with; give two runs or more")
-    return make(settings, data, model, [network.state_dict() for _, _, network in opened])
+    return make(settings, data, model, [snapshot(network) for _, _, network in opened])
 
 
 def study_of_replicas(run):
@@ -159,30 +155,20 @@ def study_of_replicas(run):
     states = []
     for path in paths:
         load_weights(model, path)
-        states.append({key: tensor.clone() for key, tensor in model.state_dict().items()})
+        states.append(snapshot(model))
     return make(settings, data, model, states)
+
+
+def snapshot(model):
+    """Its state dict as it is now, which the model no longer shares."""
+    return {key: tensor.clone() for key, tensor in model.state_dict().items()}
 
 
 def make(settings, data, model, states):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    states = [{key: tensor.clone().to(device) for key, tensor in state.items()} for state in states]
+    states = [{key: tensor.to(device) for key, tensor in state.items()} for state in states]
     validation = Validation(model.to(device), data, settings.data.batch_size, device)
     return Study(model, validation, states)
-
-
-def rows(name, results):
-    """What there is to tell about one group of networks, as (what, value) in the order of section 1.2."""
-    errors = results["errors"]
-    mean = {key: np.mean(list(results[key].values())) for key in ("overlap", "aligned_overlap")}
-    return [
-        (f"{name}: each of {len(errors)} networks", f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %"),
-        (f"{name}: ensemble", f"{results['ensemble']:.2f} %"),
-        (f"{name}: correlation of two networks' softmax", f"{results['correlation']:.4f}"),
-        (f"{name}: average of the weights", f"{results['average']:.2f} %"),
-        (f"{name}: average after alignment", f"{results['aligned_average']:.2f} %"),
-        (f"{name}: overlap, mean over layers", f"{mean['overlap']:.3f}"),
-        (f"{name}: overlap after alignment", f"{mean['aligned_overlap']:.3f}"),
-    ]
 
 
 def main():
@@ -192,8 +178,6 @@ def main():
     parser.add_argument("--out", default="reports/analysis", help="folder for the table and Figure 1")
     try:
         arguments = parser.parse_args()
-        from .report import open_folder, write_analysis
-
         open_folder(arguments.out)
         groups = {"independent": study(arguments.runs).results()}
         if arguments.replicas:
@@ -201,7 +185,7 @@ def main():
         page = write_analysis(groups, arguments.out)
     except BadInput as error:
         leave(str(error), BAD_INPUT)
-    told = [pair for name, results in groups.items() for pair in rows(name, results)]
+    told = [pair for name, results in groups.items() for pair in analysis_rows(name, results)]
     print(tabulate(told, tablefmt="plain", disable_numparse=True))
     print(f"written {page}")
 

@@ -6,6 +6,7 @@ fewer rounds on all images, equally many for every algorithm, with the drops of 
 """
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ SIZES = ("paper", "laptop")
 BATCH = 128
 SMALL_WRN = ("--model.depth", "10", "--model.widen", "1")
 SMALL_CIFAR = ("--model.name", "lenet", "--model.dropout", "0.25", "--data.preprocessing", "standardize")
-SMALL_CIFAR += ("--data.augment", "false", "--schedule.lr", "0.1", "--data.samples", "10000")
+SMALL_CIFAR += ("--data.augment", "false", "--schedule.lr", "0.1")
 CORES = 2  # of the laptop
 
 
@@ -37,6 +38,12 @@ LAPTOP = {
     "wrn": Laptop(SMALL_WRN, 0.18, rounds=80),
     "allcnn": Laptop(SMALL_CIFAR, 0.028, samples=10_000),
 }
+
+
+@lru_cache
+def recipe_settings(recipe, algorithm):
+    """A recipe's Settings for an algorithm, read once and for reading alone."""
+    return config.load(["--recipe", recipe, "--algorithm.name", algorithm])
 
 
 class Spec(NamedTuple):
@@ -65,7 +72,7 @@ class Spec(NamedTuple):
     @property
     def settings(self):
         """The recipe's Settings for this algorithm."""
-        return config.load(["--recipe", self.recipe, "--algorithm.name", self.algorithm])
+        return recipe_settings(self.recipe, self.algorithm)
 
     @property
     def laptop(self):
@@ -111,6 +118,8 @@ class Spec(NamedTuple):
             given += ["--data.batch_size", str(self.batch_size)]
         if self.size == "laptop":
             given += self.laptop.arguments
+            if self.laptop.samples:
+                given += ["--data.samples", str(self.laptop.samples)]
         if self.length:
             schedule = self.settings.schedule
             epochs = 25 * self.length / self._steps_per_epoch()

@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from .records import spread
+
 # colour, dashes, marker: from dark to light
 STYLES = [
     ("#000000", "-", "o"),
@@ -63,8 +65,7 @@ def against(groups, values, name, title):
     figure, ax = plt.subplots(figsize=(4.5, 3.4), layout="constrained")
     for i, (what, key) in enumerate((("reference", "val_error"), ("each replica", "replica_error"))):
         errors = [group.values(key) for group in groups]
-        deviation = [np.std(e, ddof=1) if len(e) > 1 else 0 for e in errors]
-        ax.errorbar(values, [e.mean() for e in errors], deviation, label=what, capsize=3, **style(i))
+        ax.errorbar(values, [e.mean() for e in errors], [spread(e) for e in errors], label=what, capsize=3, **style(i))
     if max(values) / min(values) > 10:
         ax.set_xscale("log")
     ax.set_xticks(values)
@@ -84,9 +85,8 @@ def overlaps(groups):
     for name, results in groups.items():
         for key, what in (("overlap", "as trained"), ("aligned_overlap", "aligned")):
             values = np.array(list(results[key].values()))
-            deviation = values.std(1, ddof=1) if values.shape[1] > 1 else None
             layers = np.arange(1, len(values) + 1)
-            ax.errorbar(layers, values.mean(1), deviation, label=f"{name}, {what}", capsize=3, **style(i))
+            ax.errorbar(layers, values.mean(1), spread(values.T), label=f"{name}, {what}", capsize=3, **style(i))
             i += 1
     ax.set_xlabel("layer with weights")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -67,15 +67,10 @@ class Record:
         """The last validation."""
         return self.validations[-1]
 
-    @property
-    def kind(self):
-        """kind_of its settings."""
-        return self.kind_of(self.settings)
 
-    @staticmethod
-    def kind_of(settings):
-        """The settings that make the result, as one string: equal for runs that differ by seed alone."""
-        return settings.model_dump_json(exclude=INCIDENTAL)
+def kind_of(settings):
+    """The settings that make the result, as one string: equal for runs that differ by seed alone."""
+    return settings.model_dump_json(exclude=INCIDENTAL)
 
 
 class Group:
@@ -145,7 +140,7 @@ def read_groups(folders):
     kinds = {}
     for folder in {Path(folder).resolve(): folder for folder in folders}.values():
         record = Record(folder)
-        kinds.setdefault(record.kind, []).append(record)
+        kinds.setdefault(kind_of(record.settings), []).append(record)
     groups = [Group(records) for records in kinds.values()]
     order = list(ALGORITHM_NAMES)
     groups.sort(key=lambda g: (g.subject, -g.fraction, order.index(g.algorithm), g.n))

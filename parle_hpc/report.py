@@ -91,13 +91,13 @@ def published(result):
     return f"{result.error:g}" + (f" ± {result.std:g}" if result.std is not None else "")
 
 
-def beside_the_paper(groups, name, reference, row):
+def beside_the_paper(groups, reference, row):
     """Headers and rows of one of the paper's tables: the paper's row, and below it ours of the same kind.
 
     reference: {key: (the paper's label, {algorithm: Result})}. row: group -> key, or None where it has none.
     """
     columns = [a for a in ALGORITHM_NAMES if any(a in results for _, results in reference.values())]
-    headers = [name] + [f"{ALGORITHM_NAMES[a]} {what}" for a in columns for what in ("error %", "min")]
+    headers = [""] + [f"{ALGORITHM_NAMES[a]} {what}" for a in columns for what in ("error %", "min")]
     rows = []
     for key, (label, results) in reference.items():
         mine = [group for group in groups if row(group) == key and group.finished]
@@ -202,7 +202,7 @@ def write(folders, out, title="Parle: report of runs"):
     )
     tables = (("table1", paper.TABLE_1, row_of_table_1), ("table2", paper.TABLE_2, row_of_table_2))
     for name, reference, row in tables:
-        headers, rows = beside_the_paper(groups, "", reference, row)
+        headers, rows = beside_the_paper(groups, reference, row)
         if rows:
             page.table(name, f"Table {name[-1]} of the paper, and here", headers, rows)
     studied = varied(groups)
@@ -223,10 +223,23 @@ def write(folders, out, title="Parle: report of runs"):
     return page.write()
 
 
+def analysis_rows(name, results):
+    """What there is to tell about one group of networks, as (what, value) in the order of section 1.2."""
+    errors = results["errors"]
+    mean = {key: np.mean(list(results[key].values())) for key in ("overlap", "aligned_overlap")}
+    return [
+        (f"{name}: each of {len(errors)} networks", f"{measured(errors)} %"),
+        (f"{name}: ensemble", f"{results['ensemble']:.2f} %"),
+        (f"{name}: correlation of two networks' softmax", f"{results['correlation']:.4f}"),
+        (f"{name}: average of the weights", f"{results['average']:.2f} %"),
+        (f"{name}: average after alignment", f"{results['aligned_average']:.2f} %"),
+        (f"{name}: overlap, mean over layers", f"{mean['overlap']:.3f}"),
+        (f"{name}: overlap after alignment", f"{mean['aligned_overlap']:.3f}"),
+    ]
+
+
 def write_analysis(groups, out):
     """The page of section 1.2 for {name: results of analysis.Study}; its path."""
-    from .analysis import rows
-
     page = Page("Section 1.2: independent networks, their average, and alignment", out)
     page.figure("figure1", "Figure 1: overlap with the first network, layer by layer", plots.overlaps(groups))
     known = paper.MOTIVATION
@@ -234,7 +247,7 @@ def write_analysis(groups, out):
         "section12",
         "Validation errors and overlaps",
         ["", ""],
-        [pair for name, r in groups.items() for pair in rows(name, r)],
+        [pair for name, r in groups.items() for pair in analysis_rows(name, r)],
     )
     page.text(
         f"The paper, {known['networks']} All-CNNs on CIFAR-10: each {known['each'][0]} ± {known['each'][1]} %, "

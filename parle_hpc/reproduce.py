@@ -24,7 +24,7 @@ from tabulate import tabulate
 from . import config
 from .experiments import EXPERIMENTS, SIZES, folder
 from .failure import BAD_INPUT, BadInput, Parser, leave, say
-from .records import Record
+from .records import Record, kind_of
 from .report import open_folder, write, write_analysis
 
 SBATCH = """#!/bin/bash
@@ -49,8 +49,14 @@ srun --mpi=pmix --kill-on-bad-exit=1 --gpu-bind=none {command} --run.seed "$SLUR
 
 
 def command(spec, data):
-    """`python -m parle_hpc.train ...` of a run, but for its seed and its folder."""
-    return [sys.executable, "-m", "parle_hpc.train", *spec.arguments, "--data.path", str(data_file(spec, data))]
+    """`-m parle_hpc.train ...` of a run, but for its seed and its folder."""
+    return ["-m", "parle_hpc.train", *spec.arguments, "--data.path", str(data_file(spec, data))]
+
+
+def start(spec, runs, data):
+    """The whole command that makes a run here."""
+    mine = ["--run.seed", str(spec.seed), "--out", str(folder(runs, spec))]
+    return [*launcher(spec.ranks, os.environ), sys.executable, *command(spec, data), *mine]
 
 
 def data_file(spec, data):
@@ -83,8 +89,7 @@ def state(spec, path, data):
     if not (path / "reference.pt").exists():
         return "interrupted"
     wanted = config.load([*spec.arguments, "--data.path", str(data_file(spec, data)), "--run.seed", str(spec.seed)])
-    record = Record(path)
-    if record.kind != type(record).kind_of(wanted):
+    if kind_of(Record(path).settings) != kind_of(wanted):
         raise BadInput(f"{path} holds a run with other settings than {spec.name} has; give another --runs folder")
     return "finished"
 
@@ -108,7 +113,7 @@ def write_scripts(specs, runs, data, out):
             last=len(mine) - 1,
             ranks=spec.ranks,
             nodes=1 if spec.ranks <= 4 else 2,
-            command=shlex.join(["python", *command(spec, data)[1:]]),
+            command=shlex.join(["python", *command(spec, data)]),
             folder=target.with_name(group),
         )
         (scripts / f"{group}.sbatch").write_text(text)
@@ -125,8 +130,7 @@ def run(specs, runs, data):
         if found == "interrupted":
             set_aside(path)
         print(f"[{i + 1}/{len(specs)}] {spec.name}", flush=True)
-        start = [*launcher(spec.ranks, os.environ), *command(spec, data), "--run.seed", str(spec.seed)]
-        result = subprocess.run([*start, "--out", str(path)], env=local_environment(), stdin=subprocess.DEVNULL)
+        result = subprocess.run(start(spec, runs, data), env=local_environment(), stdin=subprocess.DEVNULL)
         if result.returncode:
             raise BadInput(f"{spec.name} ended with status {result.returncode}; mend that, and start the same command")
 
@@ -198,8 +202,7 @@ def main():
             raise BadInput(f"--only {given.only}: no run of {given.experiment} has that in its name; see --dry-run")
         if given.dry_run:
             for spec in specs:
-                start = [*launcher(spec.ranks, os.environ), *command(spec, given.data), "--run.seed", str(spec.seed)]
-                print(shlex.join([*start, "--out", str(folder(given.runs, spec))]))
+                print(shlex.join(start(spec, given.runs, given.data)))
             return
         if given.sbatch:
             scripts = write_scripts(specs, given.runs, given.data, out)

@@ -102,7 +102,8 @@ class Run:
         seen = seen_by(len(self.data.train), settings.data.fraction, n=topology.n, covers=covers, **mine)
         self.batches = MiniBatches(seen, settings.data.batch_size, place=topology.place, m=topology.m, **mine)
         B = self.batches.B
-        self.folder = topology.together(open_output, settings) if self.chief else topology.together(lambda: None)
+        folder = topology.together(open_output, settings) if self.chief else topology.together(lambda: None)
+        self.folder = topology.world.bcast(folder)
 
         torch.manual_seed(settings.run.seed)
         self.model = build_model(settings, self.data, settings.data.batch_size // topology.m).to(self.device)
@@ -121,7 +122,7 @@ class Run:
         self.averages = settings.algorithm.inside == "gradients"
         used = None if covers else seen
         self.validation = Validation(self.model, self.data, settings.data.batch_size, self.device, topology.world, used)
-        self.metrics = Metrics(self.folder, self.rounds, B)
+        self.metrics = Metrics(self.folder if self.chief else None, self.rounds, B)
         self.step = 0
         self.training_seconds = 0.0
         self.coupling = Counter()  # of the rounds, without what validations wait for
@@ -148,7 +149,7 @@ class Run:
             return nullcontext()
         from .trace import tracing
 
-        folder = self.topology.world.bcast(self.folder) / "traces"
+        folder = self.folder / "traces"
         folder.mkdir(exist_ok=True)
         return tracing(folder / f"{self.topology.world.Get_rank()}.json")
 
@@ -224,10 +225,9 @@ class Run:
         comm, seen = self.topology.replica, self.validation.seen
         alone = Validation(self.model, self.data, batch_size, self.device, comm, seen)
         test, _, state = alone.validate(self.settings.run.statistics_batches)
-        folder = self.topology.world.bcast(self.folder)
         if self.settings.run.save_replicas and self.topology.place == 0:
-            (folder / "replicas").mkdir(exist_ok=True)
-            save(state, folder / "replicas" / f"{self.topology.replica_index}.pt")
+            (self.folder / "replicas").mkdir(exist_ok=True)
+            save(state, self.folder / "replicas" / f"{self.topology.replica_index}.pt")
         errors = np.zeros(self.topology.n)
         errors[self.topology.replica_index] = test.error
         return Group(self.topology.cross).sum(errors).tolist()

@@ -20,6 +20,8 @@ from pathlib import Path
 from mpi import ENVIRONMENT
 
 NETWORK, INTERFACE = "10.77.0", "e0"
+# mpirun hands over one line for the other host's shell
+AGENT = 'exec nsenter --target "$pid" --net --mount --uts -- sh -c "$*"'
 TOOLS = ("ip", "tc", "nsenter", "unshare")
 
 
@@ -32,6 +34,14 @@ def why_not():
         return f"{', '.join(missing)} missing: apt install iproute2 util-linux"
     probe = subprocess.run(["unshare", "--net", "--mount", "--uts", "true"], capture_output=True, text=True)
     return f"namespaces are not allowed here: {probe.stderr.strip()}" if probe.returncode else None
+
+
+def link_bytes(process="self"):
+    """Bytes that have left through the link of the host on which a process runs; 0 where there is no link."""
+    for line in Path(f"/proc/{process}/net/dev").read_text().splitlines():
+        if line.strip().startswith(f"{INTERFACE}:"):
+            return int(line.split(":")[1].split()[8])
+    return 0
 
 
 class Host:
@@ -57,9 +67,7 @@ class Host:
 
     def bytes_sent(self):
         """Bytes that have left through the link since the start."""
-        lines = Path(f"/proc/{self.process.pid}/net/dev").read_text().splitlines()
-        (counters,) = (line.split(":")[1].split() for line in lines if line.strip().startswith(f"{INTERFACE}:"))
-        return int(counters[8])
+        return link_bytes(self.process.pid)
 
 
 class Cluster:
@@ -146,7 +154,3 @@ class Cluster:
         ]
         start = [mpirun, "-np", str(ranks), "-host", where, "--map-by", "slot", *exports, self.python]
         return self.login(*start, *command, check=False, timeout=timeout, env=environment)
-
-
-# mpirun hands over one line for the other host's shell
-AGENT = 'exec nsenter --target "$pid" --net --mount --uts -- sh -c "$*"'

@@ -1,8 +1,12 @@
 """Small data sets in the published raw formats, with the statistics of natural images: neighbours are alike."""
 
+import http.server
 import io
 import pickle
 import tarfile
+import threading
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from scipy.io import savemat
@@ -61,3 +65,19 @@ def svhn(folder, counts=(40, 30, 20)):
         savemat(folder / f"{name}_32x32.mat", {"X": X, "y": labels[:, None].astype(np.uint8)}, do_compression=True)
         parts.append((pixels, labels))
     return parts
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving(folder):
+    """The address at which the files of a folder can be downloaded."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()

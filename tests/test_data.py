@@ -2,13 +2,11 @@
 
 import gzip
 import hashlib
-import http.server
-import threading
-from functools import partial
 
 import h5py
 import numpy as np
 import pytest
+import raw
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,8 +39,8 @@ def test_mnist_from_a_folder(source):
     data = open_dataset(path)
     assert (data.name, data.classes) == ("mnist", 10)
     assert data.train.images.shape == (12, 1, 28, 28)
-    raw = gzip.decompress((source / "train-images-idx3-ubyte.gz").read_bytes())
-    assert data.train.images.tobytes() == raw[16:]
+    content = gzip.decompress((source / "train-images-idx3-ubyte.gz").read_bytes())
+    assert data.train.images.tobytes() == content[16:]
     assert data.test.labels.tolist() == [0, 1, 2, 3, 4]
     with h5py.File(path) as file:
         assert file["train/images"].chunks is None
@@ -58,20 +56,13 @@ def test_mnist_from_a_folder(source):
 
 
 def test_mnist_is_downloaded_from_the_first_mirror_that_has_it(source, monkeypatch):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=source)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        there = f"http://127.0.0.1:{server.server_port}/"
+    with raw.serving(source) as there:
         monkeypatch.setattr(sources, "MNIST_MIRRORS", (f"{there}gone/", there))
         path = prepare("mnist", None, source / "out" / "mnist.h5")
         assert len(open_dataset(path).train) == 12
         (source / "t10k-images-idx3-ubyte.gz").unlink()
         with pytest.raises(BadInput, match=r"t10k-images.*cannot be downloaded.*404.*--source"):
             prepare("mnist", None, path)
-        server.shutdown()
 
 
 @pytest.mark.parametrize(

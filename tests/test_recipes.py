@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import raw
 from idx import idx
@@ -33,7 +34,7 @@ def small(tmp_path_factory, digits, cifar10):
 def small_mnist(folder):
     files = {}
     for part, count in (("train", 160), ("test", 40)):
-        pixels, labels = raw.images(count, count, 1, 28)[:, 0], (raw.np.arange(count) % 10).astype("uint8")
+        pixels, labels = raw.images(count, count, 1, 28)[:, 0], (np.arange(count) % 10).astype("uint8")
         files[part] = []
         for (name, _), array in zip(sources.MNIST_FILES[part], (pixels, labels), strict=True):
             (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))

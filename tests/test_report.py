@@ -112,7 +112,7 @@ def test_table_2_sets_each_part_of_the_data_beside_the_papers(tmp_path):
             ("allcnn_cifar10_split3", "parle", 33),
         )
     ]
-    headers, rows = report.beside_the_paper(read_groups(folders), "", paper.TABLE_2, report.row_of_table_2)
+    headers, rows = report.beside_the_paper(read_groups(folders), paper.TABLE_2, report.row_of_table_2)
     assert headers[1:] == [f"{a} {w}" for a in ("Parle", "Elastic-SGD", "SGD") for w in ("error %", "min")]
     found = {row[0]: row[1:] for row in rows}
     assert found["paper: All-CNN (n = 3, 50 % data)"] == ["5.89 ± 0.01", "34", "6.51 ± 0.09", "36", "7.86 ± 0.12", "20"]

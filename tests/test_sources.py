@@ -1,11 +1,8 @@
 """CIFAR and SVHN from their raw formats, and the one line that answers a damaged file."""
 
 import gzip
-import http.server
 import os
 import pickle
-import threading
-from functools import partial
 
 import numpy as np
 import pytest
@@ -177,17 +174,11 @@ def test_svhn_that_is_not_svhn_is_named(tmp_path):
 
 
 def test_a_download_is_checked(tmp_path, monkeypatch):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
     path = raw.archive(raw.binary(raw.cifar(10), 10), "x", tmp_path / "cifar-10-binary.tar.gz")
     raw.svhn(tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        here = (f"http://127.0.0.1:{server.server_port}/",)
-        monkeypatch.setattr(sources, "CIFAR_MIRRORS", here)
-        monkeypatch.setattr(sources, "SVHN_MIRRORS", here)
+    with raw.serving(tmp_path) as here:
+        monkeypatch.setattr(sources, "CIFAR_MIRRORS", (here,))
+        monkeypatch.setattr(sources, "SVHN_MIRRORS", (here,))
         # the small archives are not the published ones
         with pytest.raises(BadInput, match=r"cifar-10-binary.tar.gz arrived damaged: MD5"):
             sources.cifar10(None)
@@ -197,4 +188,3 @@ def test_a_download_is_checked(tmp_path, monkeypatch):
         monkeypatch.setattr(sources.cifar10, "md5", checksum)
         parts, _ = sources.cifar10(None)
         assert len(parts["train"][1]) == 300
-        server.shutdown()

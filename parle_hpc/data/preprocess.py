@@ -8,7 +8,6 @@ import torch
 
 from ..failure import BadInput
 
-KINDS = ("none", "standardize", "gcn", "zca")
 GCN_SCALE = 55.0  # Euclidean norm of a normalised image
 ZCA_EPS = 0.1  # added to the covariance's eigenvalues; these two are those of the WRN authors' whitened CIFAR
 

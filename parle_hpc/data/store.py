@@ -59,7 +59,7 @@ def default_path(name):
 def open_dataset(path, name="NAME", preprocessing="none", samples=None):
     """Read and check the file of the data set `name`.
 
-    preprocessing is one of preprocess.KINDS. With `samples` the training set is the first so many of its images.
+    preprocessing is a kind that Preprocessing knows. With `samples` the training set is its first so many images.
 
     Raises BadInput where the file is missing, not HDF5, torn, lacks a group or what the preprocessing needs, or holds
     labels outside its classes.

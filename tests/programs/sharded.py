@@ -10,22 +10,16 @@ import sys
 
 import numpy as np
 import torch
+from blocking import Blocking
 
-from parle_hpc import Parle, Topology, optim
+from parle_hpc import Parle, Topology
+from parle_hpc import reference as references
 from parle_hpc.reference import MPIReference
 
 SHAPES, L, ROUNDS = [(50, 7), (501,), (3, 3, 3, 5), (2,), (1,)], 3, 4
 replicas = int(sys.argv[1])
 torch.set_num_threads(1)
 topology = Topology.split(replicas=replicas)
-
-
-class Blocking(MPIReference):
-    """The reduction is over before the next mini-batch begins."""
-
-    def start(self, xa):
-        super().start(xa)
-        self.collect()
 
 
 def gradient(shape, k):
@@ -38,7 +32,7 @@ def alive():
 
 
 def train(kind, replica, reference):
-    optim.reference_over.__globals__["MPIReference"] = kind
+    references.MPIReference = kind
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
     for p in params:

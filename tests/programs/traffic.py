@@ -3,20 +3,13 @@
 import json
 import sys
 import time
-from pathlib import Path
 
 import torch
-from cluster import INTERFACE
+from cluster import link_bytes
 
 from parle_hpc import Parle, Topology
 
 N, L, ROUNDS = 500_000, 4, 5
-
-
-def left():
-    lines = Path("/proc/self/net/dev").read_text().splitlines()
-    (counters,) = (line.split(":")[1].split() for line in lines if line.strip().startswith(f"{INTERFACE}:"))
-    return int(counters[8])
 
 
 torch.set_num_threads(1)
@@ -35,11 +28,11 @@ def rounds(count):
 
 
 rounds(2)
-before = left()
+before = link_bytes()
 topology.world.Barrier()
 rounds(ROUNDS)
 # one rank speaks for its host
-mine = left() - before if topology.local_rank == 0 else 0
+mine = link_bytes() - before if topology.local_rank == 0 else 0
 payload = topology.world.allreduce(optimizer.coupling_bytes_sent)
 total = topology.world.allreduce(mine)
 if topology.world.Get_rank() == 0:

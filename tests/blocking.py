@@ -1,0 +1,11 @@
+"""The coupling that is not hidden, to compare with."""
+
+from parle_hpc.reference import MPIReference
+
+
+class Blocking(MPIReference):
+    """The same reduction, over before the next mini-batch begins."""
+
+    def start(self, xa):
+        super().start(xa)
+        self.collect()
