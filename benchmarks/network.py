@@ -2,7 +2,7 @@
 
     python benchmarks/network.py [--rates 25mbit ...] [--model lenet] [--batch 128] [--repeat 5] [--json FILE]
 
-Needs root (see tests/cluster.py); elsewhere it says so and ends. Per mini-batch, medians over the repeats with
+Needs root (see tests/namespaces.py); elsewhere it says so and ends. Per mini-batch, medians over the repeats with
 quartiles: local steps, which are the ceiling; Parle with its coupling hidden behind the mini-batches, and with the same
 reduction waited for at once; SGD that averages gradients at every step, by Horovod and by torch's DDP (gloo). A repeat
 is one round of 25 mini-batches of each way in turn, after a round to warm up, so that what a coupling starts is paid
@@ -33,7 +33,7 @@ def worker(name, batch, repeat):
     import torch
     import torch.distributed as dist
     from blocking import Blocking
-    from cluster import link_bytes
+    from namespaces import link_bytes
     from torch.nn.functional import cross_entropy
 
     from parle_hpc import Parle, Topology, models, reference
@@ -121,7 +121,7 @@ def show(case, result):
 
 
 def main():
-    from cluster import Cluster, why_not
+    from namespaces import Cluster, why_not
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", nargs="*", default=RATES, help=f"of the links (default: {' '.join(RATES)})")

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from cluster import Cluster, why_not
+from namespaces import Cluster, why_not
 from mpi import PROGRAMS, mpirun
 
 needs_hosts = pytest.mark.skipif(why_not() is not None, reason=f"no hosts as network namespaces: {why_not()}")

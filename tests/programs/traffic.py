@@ -5,7 +5,7 @@ import sys
 import time
 
 import torch
-from cluster import link_bytes
+from namespaces import link_bytes
 
 from parle_hpc import Parle, Topology
 
