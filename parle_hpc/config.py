@@ -76,6 +76,9 @@ class Algorithm(Section):
     inside: Literal["gradients", "workers"] = Field(
         "gradients", description="ranks of a replica average gradients at every step, or are the workers of (10)"
     )
+    payload: Literal["full", "bfloat16"] = Field(
+        "full", description="what parle's replicas send: their weights' own type, or bfloat16 with error feedback"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's mu, Remark 2")
     inner_lr: float | None = Field(None, gt=0, description="eta' of (8a), never annealed; schedule.lr where not given")
     weight_decay: float = Field(0.0, ge=0, description="added to the gradient as weight_decay * y")

@@ -49,7 +49,7 @@ class Group:
         from mpi4py import MPI
 
         result = np.empty_like(mine)
-        wait_for(self._comm.Iallreduce(mine, result, op=getattr(MPI, op)), "another rank's part of the validation")
+        wait_for(self._comm.Iallreduce(mine, result, op=getattr(MPI, op)).Test, "another rank's part of the validation")
         return result
 
 

@@ -66,16 +66,15 @@ def bounded(seconds, what, rank=0):
         timer.cancel()
 
 
-def wait_for(request, what, timeout=TIMEOUT):
-    """Wait for an MPI request; the seconds that it took.
+def wait_for(done, what, timeout=TIMEOUT):
+    """Wait until done(), such as the Test of an MPI request, is true.
 
     Raises TimeoutError after `timeout` seconds.
     """
     started = time.perf_counter()
-    while not request.Test():
+    while not done():
         waited = time.perf_counter() - started
         if waited > timeout:
             raise TimeoutError(f"{what} did not arrive within {timeout:.0f} s; another rank is dead or stuck")
         # another rank may need this core
         time.sleep(min(1e-3, waited / 16))
-    return time.perf_counter() - started

@@ -245,7 +245,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         """torch's own state dict, with the flat buffers and the counter under "flat". The weights are the model's."""
         self._begin()
         state = super().state_dict()
-        state["flat"] = {name: getattr(self, name).clone() for name in self._state_names()}
+        state["flat"] = {name: flat.clone() for name, flat in self._flat_state().items()}
         state["flat"]["steps"] = self.steps
         return state
 
@@ -254,10 +254,11 @@ class FlatOptimizer(torch.optim.Optimizer):
 
         Collective over the replicas. Raises ValueError where the buffers do not fit.
         """
+        for reference in self._references():
+            reference.collect()  # what is still under way belongs to the state that goes
         flat = dict(state_dict["flat"])
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
-        for name in self._state_names():
-            mine = getattr(self, name)
+        for name, mine in self._flat_state().items():
             require(
                 name in flat and flat[name].shape == mine.shape, f"state {name}", name in flat, f"{mine.numel()} floats"
             )
@@ -266,5 +267,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._begun = True
         self._restart()
 
-    def _state_names(self):
-        return [*self.flat_names, *(["_master"] if self._master is not None else [])]
+    def _flat_state(self):
+        """The flat buffers that the state consists of, by name."""
+        state = {name: getattr(self, name) for name in self.flat_names}
+        return state if self._master is None else {**state, "_master": self._master}

@@ -21,7 +21,7 @@ import torch
 
 from .equations import eq_7a, eq_7b, eq_8a, eq_8b, eq_8c, eq_9
 from .flat import FlatOptimizer, require
-from .reference import Gather, reference_over
+from .reference import PAYLOADS, CompressedReference, Gather, reference_over
 
 GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
 REFERENCES = ("current", "lagged", "average")
@@ -51,6 +51,9 @@ class Parle(FlatOptimizer):
             it. None: every rank holds all. Needed by inside="workers", where every rank holds all too.
         inside: "gradients": the ranks of a replica average their gradients before `step`; "workers": each rank is
             a worker y^b of (10), and the mean of their z^b stands for z in (8c).
+        payload: what travels between the replicas: "full", the state's own type, or "bfloat16", half of it, with error
+            feedback (reference.CompressedReference), which keeps 1 + 1/n shares more and rounds x in (8c). The
+            reference of `at_reference` is exact either way. The constructor is then collective over `comm`.
 
     Raises ValueError for a setting out of range.
     """
@@ -75,6 +78,7 @@ class Parle(FlatOptimizer):
         comm=None,
         replica=None,
         inside="gradients",
+        payload="full",
     ):
         require(L >= 1, "L", L, "at least 1")
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
@@ -84,6 +88,7 @@ class Parle(FlatOptimizer):
         require(inner_lr is None or inner_lr >= 0, "inner_lr", inner_lr, "at least 0")
         require(reference in REFERENCES, "reference", reference, f"one of {', '.join(REFERENCES)}")
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
+        require(payload in PAYLOADS, "payload", payload, f"one of {', '.join(PAYLOADS)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
         divided = replica is not None and inside == "gradients"
@@ -100,7 +105,8 @@ class Parle(FlatOptimizer):
             self.lagged = self._layout.zeros(share=True)
         single = comm is None or comm.Get_size() == 1
         # with one replica x^a is its own mean, so only the other two references have something to keep
-        self._mean = None if single and not self._elastic else reference_over(comm, self.x[self._mine])
+        self._mean = None if single and not self._elastic else reference_over(comm, self.x[self._mine], payload)
+        self._compressed = isinstance(self._mean, CompressedReference)
         self._mean_of_x = False
         self._deputy = reference_over(replica, self.z) if inside == "workers" else None
         self._gather = Gather(replica, shares, self.x) if m > 1 else None
@@ -185,8 +191,10 @@ class Parle(FlatOptimizer):
     def _take_weights(self):
         self._layout.pack(self.x)
         self.z.copy_(self.x[self._mine])
-        if "lagged" in self._state_names():
+        if "lagged" in self._flat_state():
             self.lagged.copy_(self.x[self._mine])
+        if self._compressed:
+            self._mean.reset(self.x[self._mine])
         self._restart()
 
     def _restart(self):
@@ -201,17 +209,24 @@ class Parle(FlatOptimizer):
     def _newest_reference(self):
         if self._mean is None:
             return self.x
-        if not self._mean_of_x:
-            self._mean.start(self.x[self._mine])
+        if self._compressed:
+            mean = self._mean.exact(self.x[self._mine])
+        else:
+            if not self._mean_of_x:
+                self._mean.start(self.x[self._mine])
+            mean = self._mean.collect()
         if self._gather is None:
-            return self._mean.collect()
+            return mean
         whole = self._layout.zeros()
-        whole[self._mine] = self._mean.collect()
+        whole[self._mine] = mean
         self._gather(whole)
         return whole
 
-    def _state_names(self):
-        return [*super()._state_names(), *(["lagged"] if hasattr(self, "lagged") else [])]
+    def _flat_state(self):
+        state = super()._flat_state()
+        if hasattr(self, "lagged"):
+            state["lagged"] = self.lagged
+        return state | (self._mean.state if self._mean is not None else {})
 
 
 class EntropySGD(Parle):

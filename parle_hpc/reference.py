@@ -10,10 +10,15 @@ reference is used as
 `start` and `collect` are collective over the replicas; `poll` is not.
 """
 
+import time
+from contextlib import nullcontext
+
 import torch
 
 from .equations import eq_8d
 from .failure import wait_for
+
+PAYLOADS = ("full", "bfloat16")
 
 
 class SerialReference:
@@ -24,6 +29,7 @@ class SerialReference:
 
     def __init__(self, like):
         self.mean = like.clone()
+        self.state = {}
 
     def start(self, xa):
         self.mean.copy_(xa)
@@ -33,6 +39,52 @@ class SerialReference:
 
     def collect(self):
         return self.mean
+
+
+class Staging:
+    """Copies between a device and the host memory that MPI reads and writes: device pointers need a CUDA-aware MPI.
+
+    They run on a stream of their own, through pinned memory, so that neither direction holds up the training stream.
+    On a CPU the tensors are that memory, and nothing is copied.
+    """
+
+    def __init__(self, device):
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def mirror(self, tensor):
+        """Host memory of the shape and type of a tensor; the tensor itself on a CPU."""
+        return tensor if self._stream is None else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+
+    def beside(self):
+        """Context in which work goes to the side stream."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def follow(self):
+        """The side stream waits for all that the training stream was given so far."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+
+    def out(self, tensor, mirror):
+        """Start to bring a tensor to the host; what MPI may read once `idle` is true."""
+        if self._stream is None:
+            return tensor
+        with self.beside():
+            return mirror.copy_(tensor, non_blocking=True)
+
+    def back(self, mirror, tensor):
+        """Start to bring to the device what MPI wrote."""
+        if self._stream is not None:
+            with self.beside():
+                tensor.copy_(mirror, non_blocking=True)
+
+    def idle(self):
+        """Whether everything that was started is over."""
+        return self._stream is None or self._stream.query()
+
+    def join(self):
+        """The training stream waits, on the device, for the side stream."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
 
 
 class MPIReference:
@@ -48,39 +100,127 @@ class MPIReference:
         bytes_sent: payload of this rank so far, 2 (n - 1) / n * N * itemsize a reduction, the least that any
             algorithm sends.
         wait_seconds: time spent in `collect` so far.
+        state: tensors by name that a later mean depends on.
     """
 
     def __init__(self, comm, like):
+        self.state = {}
         self.comm, self.n = comm, comm.Get_size()
         self.mean = like.clone()
         self.bytes_sent, self.wait_seconds = 0, 0.0
-        self._request = None
-        # MPI gets host memory: device pointers need a CUDA-aware MPI
-        pinned = {"pin_memory": True} if like.is_cuda else {}
-        self._receive = torch.empty(like.shape, dtype=like.dtype, **pinned) if like.is_cuda else self.mean
-        self._send = torch.empty(like.shape, dtype=like.dtype, **pinned) if like.is_cuda else None
+        self._staging = Staging(like.device)
+        self._send, self._receive = self._staging.mirror(like), self._staging.mirror(self.mean)
+        self._steps = self._due = None
 
     def start(self, xa):
         """Start the reduction of xa, shape (N,), which must not change before `collect`."""
         self.collect()  # a reduction that nobody wanted, as before a state is loaded
-        if self._send is not None:
-            xa = self._send.copy_(xa)
-        self._request = self.comm.Iallreduce(xa.numpy(), self._receive.numpy())
-        self.bytes_sent += 2 * (self.n - 1) * xa.nbytes // self.n
+        self._staging.follow()
+        self._steps = self._reduction(xa)
+        self._due = next(self._steps)
+        self.poll()
+
+    def _reduction(self, xa):
+        """The steps of a reduction; each yields what must be true before the next may be taken."""
+        send = self._staging.out(xa, self._send)
+        yield self._staging.idle
+        self.bytes_sent += 2 * (self.n - 1) * send.nbytes // self.n
+        yield self.comm.Iallreduce(send.numpy(), self._receive.numpy()).Test
+        self._staging.back(self._receive, self.mean)
+        with self._staging.beside():
+            eq_8d([self.mean], self.n)
 
     def poll(self):
-        if self._request is not None:
-            self._request.Test()
+        while self._due is not None and self._due():
+            self._due = next(self._steps, None)
+
+    def _arrive(self):
+        started = time.perf_counter()
+        while self._due is not None:
+            wait_for(self._due, "the mean of the replicas")
+            self._due = next(self._steps, None)
+        self.wait_seconds += time.perf_counter() - started
 
     def collect(self):
         """The mean that was started last, shape (N,); the same tensor every time."""
-        if self._request is not None:
-            self.wait_seconds += wait_for(self._request, "the mean of the replicas")
-            self._request = None
-            eq_8d([self._receive], self.n)
-            if self._receive is not self.mean:
-                self.mean.copy_(self._receive)
+        self._arrive()
+        self._staging.join()
         return self.mean
+
+
+class CompressedReference(MPIReference):
+    """The mean of the replicas with half the payload, in bfloat16, and error feedback.
+
+    Everyone knows h^a, what replica a has told so far, and so only the mean of what is new has to travel:
+
+        q^a = bfloat16(x^a - h^a)            h^a = h^a + q^a
+        s   = bfloat16(1/n sum_a q^a + e)    e   = 1/n sum_a q^a + e - s          x = x + s
+
+    What rounding loses stays in x^a - h^a and in e, and is sent in a later round: where the replicas stand still, x
+    becomes their mean. Every rank sums and rounds, and keeps e of, a part of 1/n.
+
+    `start` changes nothing of `state`; `collect` does, once for each `start`.
+    """
+
+    def __init__(self, comm, like):
+        # two collectives follow one another, the second when the first has ended: nobody else's may come between
+        super().__init__(comm.Dup(), like)
+        part = -(-like.numel() // self.n)
+        self.h, self.e = torch.zeros_like(like), like.new_zeros(part)
+        self._q = like.new_zeros(self.n * part, dtype=torch.bfloat16)
+        self._r, self._s, self._sum = torch.empty_like(self._q), self._q.new_empty(part), torch.empty_like(self.e)
+        self._send, self._receive, self._send_s = map(self._staging.mirror, (self._q, self._r, self._s))
+        self.state = {"payload_mean": self.mean, "payload_h": self.h, "payload_e": self.e}
+        self._arrived = False
+
+    def reset(self, xa):
+        """Begin with the exact mean of xa, shape (N,)."""
+        self.mean.copy_(self.exact(xa))
+        self.h.copy_(xa)
+        self.e.zero_()
+
+    def exact(self, xa):
+        """The mean of xa, shape (N,), in full and in a tensor of its own; it waits for the network."""
+        self._arrive()
+        reference = MPIReference(self.comm, xa)
+        reference.start(xa)
+        mean = reference.collect()
+        self.bytes_sent += reference.bytes_sent
+        self.wait_seconds += reference.wait_seconds
+        return mean
+
+    def _reduction(self, xa):
+        with self._staging.beside():
+            self._q[: xa.numel()] = xa - self.h
+        send = self._staging.out(self._q, self._send)
+        yield self._staging.idle
+        yield self.comm.Ialltoall(numbers(send), numbers(self._receive)).Test
+        self._staging.back(self._receive, self._r)
+        with self._staging.beside():
+            self._sum.copy_(self._r.view(self.n, -1).to(self._sum.dtype).sum(0))
+            eq_8d([self._sum], self.n)
+            self._s.copy_(self._sum.add_(self.e))
+        send = self._staging.out(self._s, self._send_s)
+        yield self._staging.idle
+        self.bytes_sent += 2 * (self.n - 1) * send.nbytes
+        yield self.comm.Iallgather(numbers(send), numbers(self._receive)).Test
+        self._staging.back(self._receive, self._r)
+        self._arrived = True
+
+    def collect(self):
+        self._arrive()
+        if self._arrived:
+            self._arrived = False
+            with self._staging.beside():
+                self.h += self._q[: self.h.numel()]
+                self.mean += self._r[: self.mean.numel()]
+                torch.sub(self._sum, self._s, out=self.e)
+        return super().collect()
+
+
+def numbers(tensor):
+    """A bfloat16 tensor as NumPy and MPI know it, 16 bits a number, in the same memory."""
+    return tensor.view(torch.int16).numpy()
 
 
 class Gather:
@@ -108,11 +248,13 @@ class Gather:
         if host is not whole:
             host[self.mine].copy_(whole[self.mine])
         request = self.comm.Iallgatherv(MPI.IN_PLACE, [host.numpy(), self.counts])
-        wait_for(request, "the other ranks' shares of the replica")
+        wait_for(request.Test, "the other ranks' shares of the replica")
         if host is not whole:
             whole.copy_(host)
 
 
-def reference_over(comm, like):
+def reference_over(comm, like, payload="full"):
     """The reference over `comm`, or the serial one where there is a single replica (comm None or of size 1)."""
-    return SerialReference(like) if comm is None or comm.Get_size() == 1 else MPIReference(comm, like)
+    if comm is None or comm.Get_size() == 1:
+        return SerialReference(like)
+    return CompressedReference(comm, like) if payload == "bfloat16" else MPIReference(comm, like)

@@ -217,6 +217,6 @@ class Agreement:
     def finish(self):
         """The least of the numbers handed in last."""
         if self._request is not None:
-            wait_for(self._request, "the other ranks' end of round")
+            wait_for(self._request.Test, "the other ranks' end of round")
             self._request = None
         return int(self._least[0])

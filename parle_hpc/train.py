@@ -54,6 +54,8 @@ def settle(settings, size):
         raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
     if name != "parle" and settings.algorithm.inside == "workers":
         raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
+    if name != "parle" and settings.algorithm.payload != "full":
+        raise BadInput(f"--algorithm.payload bfloat16: belongs to parle, not to {name}; leave it out")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The coupling that is not hidden, to compare with."""
 
-from parle_hpc.reference import MPIReference
+from parle_hpc.reference import CompressedReference, MPIReference
 
 
 class Blocking(MPIReference):
@@ -9,3 +9,11 @@ class Blocking(MPIReference):
     def start(self, xa):
         super().start(xa)
         self.collect()
+
+
+class BlockingCompressed(CompressedReference):
+    """The same with half the payload."""
+
+    def start(self, xa):
+        super().start(xa)
+        self._arrive()

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class ThreadComm:
-    """Rank `rank` of `size` threads; Iallreduce sums in the order of the ranks."""
+    """Rank `rank` of `size` threads; sums are in the order of the ranks."""
 
     class Shared:
         def __init__(self):
@@ -21,18 +21,31 @@ class ThreadComm:
     def Get_size(self):
         return self._size
 
+    def Dup(self):
+        return self
+
     def Iallreduce(self, send, receive):
+        return self._exchange(send, receive, lambda parts: np.sum(parts, axis=0))
+
+    def Iallgather(self, send, receive):
+        return self._exchange(send, receive, np.concatenate)
+
+    def Ialltoall(self, send, receive):
+        mine = slice(self._rank * len(send) // self._size, (self._rank + 1) * len(send) // self._size)
+        return self._exchange(send, receive, lambda parts: np.concatenate([part[mine] for part in parts]))
+
+    def _exchange(self, send, receive, combine):
         assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
         call, self._calls = self._calls, self._calls + 1
         with self._shared.lock:
             self._shared.sent[call, self._rank] = send.copy()
-        return Request(self._shared, call, self._rank, self._size, send, receive)
+        return Request(self._shared, call, self._rank, self._size, send, receive, combine)
 
 
 class Request:
-    def __init__(self, shared, call, rank, size, send, receive):
+    def __init__(self, shared, call, rank, size, send, receive, combine):
         self._shared, self._call, self._rank, self._size = shared, call, rank, size
-        self._send, self._receive = send, receive
+        self._send, self._receive, self._combine = send, receive, combine
 
     def Test(self):
         with self._shared.lock:
@@ -40,7 +53,7 @@ class Request:
         if any(part is None for part in parts):
             return False
         assert np.array_equal(self._send, parts[self._rank]), "what is being reduced was changed meanwhile"
-        self._receive[...] = np.sum(parts, axis=0)
+        self._receive[...] = self._combine(parts)
         return True
 
 

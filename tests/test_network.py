@@ -4,8 +4,8 @@ import json
 import time
 
 import pytest
-from namespaces import Cluster, why_not
 from mpi import PROGRAMS, mpirun
+from namespaces import Cluster, why_not
 
 needs_hosts = pytest.mark.skipif(why_not() is not None, reason=f"no hosts as network namespaces: {why_not()}")
 

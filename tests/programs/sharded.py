@@ -1,20 +1,21 @@
 """Parle with its coupling hidden or blocking, sharded or not: the same bits; and what state and traffic it has.
 
-sharded.py REPLICAS      prints JSON: for each reference and rank the digests of its replica, and the counts
+sharded.py REPLICAS      prints JSON: by reference and payload, for each rank, digests of its replica and counts
 """
 
 import gc
 import hashlib
 import json
 import sys
+from itertools import product
 
 import numpy as np
 import torch
-from blocking import Blocking
+from blocking import Blocking, BlockingCompressed
 
-from parle_hpc import Parle, Topology
+from parle_hpc import Parle, Topology, optim
 from parle_hpc import reference as references
-from parle_hpc.reference import MPIReference
+from parle_hpc.reference import CompressedReference, MPIReference
 
 SHAPES, L, ROUNDS = [(50, 7), (501,), (3, 3, 3, 5), (2,), (1,)], 3, 4
 replicas = int(sys.argv[1])
@@ -31,24 +32,30 @@ def alive():
     return {id(o): o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)}
 
 
-def train(kind, replica, reference):
-    references.MPIReference = kind
+def train(blocks, replica, reference, payload):
+    references.MPIReference = Blocking if blocks else MPIReference
+    references.CompressedReference = optim.CompressedReference = BlockingCompressed if blocks else CompressedReference
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
     for p in params:
         p.grad = torch.zeros_like(p)
     gc.collect()
     before = alive()
-    settings = {"L": L, "batches_per_epoch": 4, "reference": reference, "weight_decay": 1e-3}
+    settings = {"L": L, "batches_per_epoch": 4, "reference": reference, "weight_decay": 1e-3, "payload": payload}
     groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.03}]
     optimizer = Parle(groups, lr=0.1, comm=topology.cross, replica=replica, **settings)
-    digest = hashlib.sha256()
+    digest, arrive = hashlib.sha256(), getattr(optimizer._mean, "_arrive", lambda: None)
     for k in range(L * ROUNDS + 1):
         for p in params:
             p.grad.copy_(gradient(p.shape, k))
         optimizer.step()
+        if k == 0:
+            arrive()
+            at_first = optimizer.coupling_bytes_sent
         for tensor in (*params, optimizer.x, optimizer.v_y):
             digest.update(tensor.detach().numpy().tobytes())
+    arrive()
+    sent = optimizer.coupling_bytes_sent - at_first
     gc.collect()
     new = [o for i, o in alive().items() if i not in before]
     storages = {o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in new if o.numel()}
@@ -61,21 +68,21 @@ def train(kind, replica, reference):
         "N": N,
         "own": own,
         "state_floats": sum(storages.values()) / 4,
-        "bytes_a_reduction": optimizer.coupling_bytes_sent / (ROUNDS + 1),
+        "bytes_a_round": sent / ROUNDS,
     }
 
 
 cases = {
-    "hidden, sharded": (MPIReference, topology.replica),
-    "hidden, whole": (MPIReference, None),
-    "blocking, sharded": (Blocking, topology.replica),
-    "blocking, whole": (Blocking, None),
+    "hidden, sharded": (False, topology.replica),
+    "hidden, whole": (False, None),
+    "blocking, sharded": (True, topology.replica),
+    "blocking, whole": (True, None),
 }
 everything = {}
-for reference in ("current", "lagged", "average"):
-    found = {name: train(*case, reference) for name, case in cases.items()}
+for reference, payload in product(("current", "lagged", "average"), ("full", "bfloat16")):
+    found = {name: train(*case, reference, payload) for name, case in cases.items()}
     digests = topology.replica.allgather([digest for digest, _ in found.values()])
     counts = {name: counted for name, (_, counted) in found.items()}
-    everything[reference] = topology.world.gather([digests, counts])
+    everything[f"{reference} {payload}"] = topology.world.gather([digests, counts])
 if topology.world.Get_rank() == 0:
     print(json.dumps(everything))
