@@ -35,17 +35,18 @@ class Buckets:
             self._buckets[-1].append(p)
         for i, bucket in enumerate(self._buckets):
             for p in bucket:
-                p.register_post_accumulate_grad_hook(self._hook(i))
+                p.register_post_accumulate_grad_hook(self._hook(i, size))
         self._missing = [len(bucket) for bucket in self._buckets]
 
-    def _hook(self, i):
+    def _hook(self, i, size):
         import torch
 
         def arrived(_):
             self._missing[i] -= 1
             if self._missing[i] == 0:
                 flat = torch.cat([p.grad.reshape(-1) for p in self._buckets[i]])
-                handle = self._hvd.allreduce_async_(flat, op=self._hvd.Average, name=f"bucket {i} {id(self)}")
+                # the ranks know a tensor by its name
+                handle = self._hvd.allreduce_async_(flat, op=self._hvd.Average, name=f"bucket {i} of {size} MB")
                 self._sent.append((i, flat, handle))
 
         return arrived
