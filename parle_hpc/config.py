@@ -5,14 +5,15 @@ differs again where that algorithm is chosen, e.g. [sgd.schedule] beside [schedu
 """
 
 import difflib
+import os
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tomlkit
 import tomlkit.exceptions
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import CliSettingsSource, SettingsError
 
 from .failure import BadInput
 
@@ -22,13 +23,25 @@ DATA_PARALLEL = ("entropy_sgd", "sgd")  # one replica over all ranks
 ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the others one pass
 
 
+LARGEST = 1e6  # of rates and of epochs: far beyond what trains, and far below what overflows
+
+
+def possible_path(text):
+    if not text.isprintable():
+        raise ValueError("must hold printable characters alone")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(possible_path)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Data(Section):
     name: Literal["digits", "mnist", "cifar10", "cifar100", "svhn"] = Field("digits", description="data set")
-    path: str = Field(
+    path: PathText = Field(
         "",
         description="HDF5 file from python -m parle_hpc.data.prepare; data/NAME.h5 where empty (digits makes itself)",
     )
@@ -52,14 +65,16 @@ class Data(Section):
 class Model(Section):
     name: Literal["lenet", "allcnn", "wrn"] = Field("lenet", description="network")
     dropout: float = Field(0.25, ge=0, lt=1, description="probability that a unit is dropped")
-    depth: int | None = Field(None, ge=10, description="of wrn: 6 N + 4; 28 where not given")
-    widen: int | None = Field(None, ge=1, description="of wrn: k, 10 where not given")
-    channels: int | None = Field(None, ge=1, description="of allcnn's first convolutions, 96 where not given")
+    depth: int | None = Field(None, ge=10, le=1000, description="of wrn: 6 N + 4; 28 where not given")
+    widen: int | None = Field(None, ge=1, le=1000, description="of wrn: k, 10 where not given")
+    channels: int | None = Field(
+        None, ge=1, le=100_000, description="of allcnn's first convolutions, 96 where not given"
+    )
 
 
 class Algorithm(Section):
     name: Literal[ALGORITHMS] = Field("parle", description="what trains")
-    L: int = Field(25, ge=1, description="inner steps (mini-batches) in a round, (8c)")
+    L: int = Field(25, ge=1, le=1_000_000, description="inner steps (mini-batches) in a round, (8c)")
     alpha: float = Field(0.75, ge=0, lt=1, description="weight of the past in z, (8b)")
     gamma0: float = Field(100.0, gt=0, description="gamma at the start, (9); pulls y to x^a by 1/gamma")
     rho0: float = Field(
@@ -80,33 +95,53 @@ class Algorithm(Section):
         "full", description="what parle's replicas send: their weights' own type, or bfloat16 with error feedback"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's mu, Remark 2")
-    inner_lr: float | None = Field(None, gt=0, description="eta' of (8a), never annealed; schedule.lr where not given")
-    weight_decay: float = Field(0.0, ge=0, description="added to the gradient as weight_decay * y")
+    inner_lr: float | None = Field(
+        None, gt=0, le=LARGEST, description="eta' of (8a), never annealed; schedule.lr where not given"
+    )
+    weight_decay: float = Field(0.0, ge=0, le=LARGEST, description="added to the gradient as weight_decay * y")
     scoping: bool = Field(
         True, description="Elastic-SGD: anneal rho by (9). Stable only while lr (h + 1/rho) < 1.357, h the curvature"
     )
 
 
 class Schedule(Section):
-    lr: float = Field(0.1, gt=0, description="learning rate eta at the start")
-    drops: list[float] = Field([], description="epochs after which eta drops, e.g. 2,4,6; fractions are allowed")
+    lr: float = Field(0.1, gt=0, le=LARGEST, description="learning rate eta at the start")
+    drops: list[Annotated[float, Field(ge=0, le=LARGEST)]] = Field(
+        [], description="epochs after which eta drops, e.g. 2,4,6; fractions are allowed"
+    )
     drop_factor: float = Field(10.0, ge=1, description="eta is divided by this at each drop")
     epochs: float = Field(
         3.0,
         gt=0,
+        le=LARGEST,
         description="epochs; of Parle and Entropy-SGD B rounds (L passes over the data), of the others one pass",
     )
     max_rounds: int | None = Field(None, ge=1, description="end after this many rounds even if epochs are left")
 
 
 class Run(Section):
-    seed: int = Field(0, ge=0, description="seed of weights, order of samples and dropout")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, order of samples and dropout")
     validate_every: int = Field(10, ge=1, description="rounds between two validations of the reference")
     statistics_batches: int = Field(
         64,
         ge=1,
         description="mini-batches of training data, over all ranks, that give a validation its BatchNorm statistics "
         "and training error; the last validation takes all",
+    )
+    checkpoint_every: int = Field(100, ge=1, description="rounds between two checkpoints, from which a run goes on")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="minutes after which there is one in any case")
+    keep: int = Field(2, ge=1, description="complete checkpoints that stay, beside the one that validated best")
+    check_every: int = Field(
+        10, ge=1, description="rounds after which the ranks of a replica compare their weights, which must be the same"
+    )
+    patience: float = Field(
+        600.0,
+        gt=0,
+        le=LARGEST,
+        description="seconds without progress, of a rank or a file system, after which the job is ended",
+    )
+    grace: float = Field(
+        120.0, gt=0, le=LARGEST, description="seconds after a signal after which a rank ends, saved or not"
     )
     save_replicas: bool = Field(False, description="keep each replica's own weights too, in replicas/NUMBER.pt")
     trace: bool = Field(
@@ -117,26 +152,24 @@ class Run(Section):
     )
 
 
-class Settings(BaseSettings):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    recipe: str = Field("lenet_digits", description="name of a recipe that comes with parle_hpc, or a TOML file")
+class Settings(Section):
+    recipe: PathText = Field("lenet_digits", description="name of a recipe that comes with parle_hpc, or a TOML file")
     replicas: int | None = Field(
         None,
         ge=1,
         description="replicas n; where not given the first of 3, 2, 1 that divides the ranks; 1 for sgd, entropy_sgd",
     )
-    out: str | None = Field(None, description="output folder; where not given runs/RECIPE-DATE-TIME")
+    out: PathText | None = Field(None, description="output folder; where not given runs/RECIPE-DATE-TIME")
+    resume: Annotated[PathText, Field(min_length=1)] = Field(
+        "auto",
+        description="auto: go on from the newest intact checkpoint in the output folder; never: take a new folder; "
+        "DIR: from another run's, or from one checkpoint of it, where the output folder has none",
+    )
     data: Data = Data()
     model: Model = Model()
     algorithm: Algorithm = Algorithm()
     schedule: Schedule = Schedule()
     run: Run = Run()
-
-    @classmethod
-    def settings_customise_sources(cls, settings_cls, init_settings, **others):
-        # only the recipe and the command line: an environment variable named DATA is nobody's setting
-        return (init_settings,)
 
 
 def option_names():
@@ -155,6 +188,8 @@ def nearest(name, names):
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     # "L" is near to no full name, but is the end of one
     close = close or [right for right in names if right.rpartition(".")[2] == name.rpartition(".")[2]]
+    if not close and len(names) > 20:
+        return f"{PROGRAM} --help lists what there is"
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
 
 
@@ -170,7 +205,7 @@ def read_recipe(name):
     """The recipe's tables. Raises BadInput where it does not exist or is not TOML."""
     if name.endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
+        if not os.path.isfile(name):
             raise BadInput(f"--recipe {name}: no such file")
     elif name in recipe_names():
         path = resources.files(__package__).joinpath("recipes", f"{name}.toml")
@@ -178,7 +213,7 @@ def read_recipe(name):
         raise BadInput(f"--recipe {name}: unknown recipe; {nearest(name, recipe_names())}")
     try:
         return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
-    except (tomlkit.exceptions.ParseError, UnicodeDecodeError, OSError) as error:
+    except (tomlkit.exceptions.TOMLKitError, ValueError, RecursionError, OSError) as error:
         raise BadInput(f"--recipe {name} is not a TOML file: {error}") from None
 
 
@@ -213,14 +248,21 @@ def merge(base, over):
     return merged
 
 
-def one_line(error):
+def brief(value):
+    """A value as text that fits into a line."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(error, recipe):
     """The first complaint of pydantic as one line with the setting's name, value and what would be right."""
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
+    name = brief(".".join(str(part) for part in first["loc"]))
     if first["type"] == "extra_forbidden":
-        return f"{name}: unknown setting; {nearest(name, option_names())}"
-    message = first["msg"].replace("Input should be", "must be").replace("'", "")
-    return f"--{name} {first['input']}: {message[0].lower()}{message[1:]}"
+        # an unknown option of the command line has not come this far
+        return f"--recipe {recipe}: {name!r} is an unknown setting; {nearest(name, option_names())}"
+    message = first["msg"].replace("Input should be", "must be").replace("Value error, ", "").replace("'", "")
+    return f"--{name} {brief(first['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def load(arguments):
@@ -229,18 +271,20 @@ def load(arguments):
     Raises BadInput, with one line that names the setting, for anything wrong in them; exits 0 after --help.
     """
     given = read_command_line(arguments)
-    recipe = read_recipe(given.get("recipe", Settings.model_fields["recipe"].default))
+    source = given.get("recipe", Settings.model_fields["recipe"].default)
+    recipe = read_recipe(source)
     variants = {name: recipe.pop(name, {}) for name in ALGORITHMS}
     for name, table in variants.items():
         if not isinstance(table, dict):
-            raise BadInput(f"recipe {given.get('recipe')}: [{name}] must be a table of sections, not {table!r}")
+            raise BadInput(f"--recipe {source}: [{name}] must be a table of sections, not {brief(repr(table))}")
     algorithm = merge(recipe, given).get("algorithm", {})
     chosen = algorithm.get("name", "parle") if isinstance(algorithm, dict) else "parle"
-    tables = merge(merge(recipe, variants.get(chosen, {})), given)
+    variant = variants[chosen] if chosen in ALGORITHMS else {}
+    tables = merge(merge(recipe, variant), given)
     try:
         return Settings(**tables)
     except ValidationError as error:
-        raise BadInput(one_line(error)) from None
+        raise BadInput(one_line(error, source)) from None
 
 
 def default_replicas(algorithm, size):
@@ -252,5 +296,5 @@ def default_replicas(algorithm, size):
 
 def write(settings, path):
     """The settings in force as a TOML file that `--recipe` takes."""
-    tables = settings.model_dump(exclude={"recipe", "out"}, exclude_none=True)
+    tables = settings.model_dump(exclude={"recipe", "out", "resume"}, exclude_none=True)
     path.write_text(f"# recipe {settings.recipe}\n{tomlkit.dumps(tables)}", encoding="utf-8")

@@ -3,7 +3,8 @@
 python -m parle_hpc.evaluate RUN_DIR        # the error of a finished run's reference.pt on the test set
 """
 
-import pickle
+import os
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -175,7 +176,8 @@ def relative_spread(live, reference, group):
 def network(settings, data):
     """The network that the settings name for this data set, with new weights.
 
-    Raises BadInput where it has no such option or cannot be made so.
+    Raises BadInput where it has no such option, cannot be made so, is larger than the memory, or does not take the
+    images.
     """
     from .models import build, options
 
@@ -184,10 +186,26 @@ def network(settings, data):
     for key in given:
         if key not in known:
             raise BadInput(f"--model.{key}: {settings.model.name} has no such option, it has {', '.join(known)}")
+    shape = data.train.images.shape[1:]
+    given.update(num_classes=data.classes, in_channels=shape[0])
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        return build(settings.model.name, num_classes=data.classes, in_channels=data.train.images.shape[1], **given)
-    except ValueError as error:
-        raise BadInput(f"--model.name {settings.model.name}: {error}") from None
+        with torch.device("meta"):
+            size = sum(4 * tensor.numel() for tensor in build(settings.model.name, **given).parameters())
+        if size > memory:
+            raise ValueError(f"its weights are {size / 1e9:.0f} GB, and the memory here {memory / 1e9:.0f} GB")
+        model = build(settings.model.name, **given)
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(f"--model.name {settings.model.name}: {first_line(error)}") from None
+    try:
+        with torch.no_grad(), untouched(model):
+            model.eval()(torch.zeros(1, *shape))
+    except RuntimeError as error:
+        size = " x ".join(map(str, shape))
+        raise BadInput(
+            f"--model.name {settings.model.name} does not take {data.name}'s images, {size} ({first_line(error)})"
+        ) from None
+    return model
 
 
 def open_run(folder):
@@ -199,7 +217,7 @@ def open_run(folder):
 
     folder = Path(folder)
     for name in ("config.toml", "reference.pt"):
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise BadInput(f"{folder} holds no finished run: {name} is missing")
     settings = load(["--recipe", str(folder / "config.toml")])
     path = settings.data.path or default_path(settings.data.name)
@@ -212,9 +230,26 @@ def open_run(folder):
 def load_weights(model, path):
     """Load a run's state dict into its network. Raises BadInput where the file is damaged or of another network."""
     try:
-        model.load_state_dict(torch.load(path, weights_only=True))
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise BadInput(f"{path} is damaged, or not of this run's network ({str(error).splitlines()[0]})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        same = forms(state) == forms(model.state_dict())
+    except Exception as error:  # a damaged pickle raises whatever it likes
+        raise BadInput(f"{path} is damaged ({type(error).__name__}: {first_line(error)})") from None
+    if not same:
+        raise BadInput(f"{path} is damaged, or not of this run's network: names, shapes or types of its tensors differ")
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise BadInput(f"{path} is damaged: it holds what is not finite")
+    model.load_state_dict(state)
+
+
+def forms(state):
+    """Shape and type of each tensor of a state dict."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+
+def first_line(error):
+    return str(error).strip().partition("\n")[0]
 
 
 def main():

@@ -267,6 +267,52 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._begun = True
         self._restart()
 
+    @property
+    def size(self):
+        """Elements of a whole flat buffer, N."""
+        return self._layout.numel
+
+    @property
+    def share(self):
+        """The slice of a flat buffer that is this rank's share."""
+        return self._layout.share
+
+    def saved(self):
+        """{name: (flat tensor, kind)}: what a checkpoint needs at the end of a round, beside the step and the groups.
+
+        Of kind "whole" all ranks of the replica have the same (N,), of kind "share" each has its share, and "own" is a
+        rank's own. The live weights are the state's.
+        """
+        self._begin()
+        return {name: (flat, self._kind(name, flat)) for name, flat in self._flat_state().items()}
+
+    def _kind(self, name, flat):
+        return "whole" if flat.numel() == self._layout.numel else "share"
+
+    def restore(self, saved, steps, groups):
+        """Continue from what `saved` gave.
+
+        Args:
+            saved: {name: NumPy array}, whole where the kind is "whole" or "share", of which this rank takes its share.
+            steps: mini-batches done.
+            groups: the settings of the parameter groups, without their parameters.
+
+        Collective over the replicas.
+        """
+        self._begin()
+        with torch.no_grad():
+            for reference in self._references():
+                reference.collect()  # what is still under way belongs to the state that goes
+            for name, (flat, kind) in self.saved().items():
+                if name in saved:
+                    values = torch.from_numpy(saved[name])
+                    flat.copy_(values[self._layout.share] if kind == "share" else values)
+            for group, values in zip(self.param_groups, groups, strict=True):
+                group.update(values)
+            self.steps = steps
+            self._restore_weights()
+            self._restart()
+
     def _flat_state(self):
         """The flat buffers that the state consists of, by name."""
         state = {name: getattr(self, name) for name in self.flat_names}

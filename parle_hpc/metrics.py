@@ -1,8 +1,8 @@
 """What a run tells: one JSON object a line for programs; progress, a log and a summary for people.
 
-metrics.jsonl holds an `event` (start, round, validate, end) a line, with `seconds` since the start, `round`, `step`
-and `passes` over the data; validate adds errors in percent, round adds gamma, rho, lr, samples_per_second and what the
-coupling took, start the number of ranks.
+metrics.jsonl holds an `event` (start, round, validate, checkpoint, resume, end) a line, with `seconds` since the start,
+`round`, `step` and `passes` over the data; validate adds errors in percent, round adds gamma, rho, lr,
+samples_per_second and what the coupling took, start the number of ranks.
 """
 
 import json
@@ -12,6 +12,9 @@ import time
 from datetime import datetime
 
 from tqdm import tqdm
+
+from .checkpoint import into_place
+from .failure import say
 
 
 class Metrics:
@@ -25,6 +28,7 @@ class Metrics:
 
     def __init__(self, folder, rounds, batches_per_pass):
         self._folder, self._batches, self._started = folder, batches_per_pass, time.perf_counter()
+        self._unwritten = {}
         terminal = folder is not None and sys.stderr.isatty()
         self._bar = tqdm(total=rounds, unit="round", disable=not terminal, dynamic_ncols=True)
 
@@ -33,10 +37,35 @@ class Metrics:
         """Seconds since the start."""
         return time.perf_counter() - self._started
 
+    def go_on(self, round, seconds):
+        """Continue after round `round`, `seconds` since the start: what was written of later rounds is forgotten.
+
+        They are done anew. With round -1 nothing is kept.
+        """
+        self._started = time.perf_counter() - seconds
+        self._bar.update(round + 1)
+        path = self._folder and self._folder / "metrics.jsonl"
+        if not path or not path.exists():
+            return
+        partial = path.with_suffix(".partial")
+        with open(path) as file, open(partial, "w") as kept:
+            kept.writelines(line for line in file if belongs(line, round))
+        into_place(partial, path)
+
     def _append(self, name, line):
-        if self._folder:
+        """Write a line; where the disk is full or gone, keep it for the next time."""
+        if not self._folder:
+            return
+        kept = self._unwritten.setdefault(name, [])
+        kept.append(line + "\n")
+        try:
             with open(self._folder / name, "a") as file:
-                file.write(line + "\n")
+                file.write("".join(kept))
+        except OSError as error:
+            if len(kept) == 1:
+                say(f"rank 0: {self._folder / name}: {error.strerror}; the run goes on and tries again every round")
+        else:
+            kept.clear()
 
     def event(self, event, round, step, **values):
         """Write one line of metrics.jsonl."""
@@ -60,6 +89,15 @@ class Metrics:
     def close(self):
         """Leave the terminal to others."""
         self._bar.close()
+
+
+def belongs(line, round):
+    """Whether a line of metrics.jsonl, which may be torn, tells of a run that goes on after `round`."""
+    try:
+        event = json.loads(line)
+        return event["round"] <= round and event["event"] != "end"
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def for_json(value):

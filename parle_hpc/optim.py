@@ -20,7 +20,7 @@ from contextlib import nullcontext
 import torch
 
 from .equations import eq_7a, eq_7b, eq_8a, eq_8b, eq_8c, eq_9
-from .flat import FlatOptimizer, require
+from .flat import FlatOptimizer, in_memory_order, require
 from .reference import PAYLOADS, CompressedReference, Gather, reference_over
 
 GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
@@ -222,6 +222,19 @@ class Parle(FlatOptimizer):
         self._gather(whole)
         return whole
 
+    def _kind(self, name, flat):
+        workers_own = self._deputy is not None and name in ("z", "v_y")
+        return "own" if workers_own or name == "payload_e" else super()._kind(name, flat)
+
+    def restore(self, saved, steps, groups):
+        super().restore(saved, steps, groups)
+        if self._compressed and "payload_h" not in saved:
+            self._mean.reset(self.x[self._mine])
+            self._restart()
+
+    def _restore_weights(self):
+        self._reset_y()  # at the end of a round y = x^a
+
     def _flat_state(self):
         state = super()._flat_state()
         if hasattr(self, "lagged"):
@@ -326,6 +339,13 @@ class ElasticSGD(FlatOptimizer):
         self._mean.collect()  # leave nothing in flight behind a run's last validation
         return self.x
 
+    def saved(self):
+        """As FlatOptimizer's, with the live weights, x^a of (7a), which `_sent` is a copy of."""
+        return {**super().saved(), "xa": (self._sent, "whole")}
+
+    def _restore_weights(self):
+        self._layout.unpack(self._sent)
+
 
 class SGD(torch.optim.SGD):
     """torch.optim.SGD with Nesterov's momentum, under the names that the other optimisers have; the baseline.
@@ -346,3 +366,26 @@ class SGD(torch.optim.SGD):
     def at_reference(self):
         """The live weights are the reference."""
         return nullcontext()
+
+    def saved(self):
+        """As FlatOptimizer's: the live weights, and the momentum where there is one yet."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        momenta = [self.state[p].get("momentum_buffer") for p in params]
+        found = {"x": (torch.cat([in_memory_order(p.detach()) for p in params]), "whole")}
+        if all(m is not None for m in momenta):
+            found["v"] = (torch.cat([in_memory_order(m) for m in momenta]), "whole")
+        return found
+
+    @torch.no_grad()
+    def restore(self, saved, steps, groups):
+        """As FlatOptimizer's."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        sizes = [p.numel() for p in params]
+        for p, values in zip(params, torch.split(torch.from_numpy(saved["x"]), sizes), strict=True):
+            in_memory_order(p).copy_(values)
+        if "v" in saved:
+            for p, values in zip(params, torch.split(torch.from_numpy(saved["v"]), sizes), strict=True):
+                self.state[p]["momentum_buffer"] = torch.empty_like(p)
+                in_memory_order(self.state[p]["momentum_buffer"]).copy_(values)
+        for group, values in zip(self.param_groups, groups, strict=True):
+            group.update(values)

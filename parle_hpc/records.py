@@ -1,9 +1,11 @@
 """Runs as they lie on disk, read for reports: their settings, their events, and which of them differ by seed alone."""
 
-import json
+import os
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .config import DATA_PARALLEL, load
 from .failure import BadInput
@@ -17,6 +19,54 @@ INCIDENTAL = {
     "recipe": True,
     "out": True,
 }
+
+
+class Event(BaseModel):
+    """One line of metrics.jsonl, of which the reports need this much."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    event: str
+    seconds: float = Field(ge=0)
+    step: int = Field(ge=0)
+    passes: float = Field(ge=0)
+    ranks: int | None = Field(None, ge=1)
+
+
+class Round(Event):
+    event: Literal["round"]
+    samples_per_second: float = Field(gt=0)
+    coupling_seconds: float = Field(ge=0)
+    coupling_wait_seconds: float = Field(ge=0)
+
+
+class Validate(Event):
+    event: Literal["validate"]
+    val_error: float = Field(ge=0, le=100)
+    train_error: float = Field(ge=0, le=100)
+    replica_error: list[Annotated[float, Field(ge=0, le=100)]] | None = Field(None, min_length=1)
+
+
+KINDS = {"round": Round, "validate": Validate}
+
+
+def read_events(path):
+    """The lines of metrics.jsonl as dicts. Raises BadInput, with the line's number, for what no run writes."""
+    events = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror})") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            event = Event.model_validate_json(line)
+            event = KINDS.get(event.event, Event).model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = ".".join(map(str, first["loc"]))
+            raise BadInput(f"{path}, line {number}, is not what a run writes ({what}: {first['msg']})") from None
+        events.append(event.model_dump(exclude_none=True))
+    return events
 
 
 class Record:
@@ -36,21 +86,16 @@ class Record:
     def __init__(self, folder):
         self.folder = Path(folder)
         for name in ("config.toml", "metrics.jsonl"):
-            if not (self.folder / name).is_file():
+            if not os.path.isfile(self.folder / name):
                 raise BadInput(f"{folder} holds no run: {name} is missing")
         self.settings = load(["--recipe", str(self.folder / "config.toml")])
-        try:
-            lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-            events = [json.loads(line) for line in lines]
-            self.validations = [event for event in events if event["event"] == "validate"]
-            self.finished = any(event["event"] == "end" for event in events)
-            rounds = [event for event in events if event["event"] == "round"]
-            self.ranks = events[0].get("ranks") if events else None
-            self._time(rounds)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{folder}/metrics.jsonl is not what a run writes ({error!r})") from None
+        events = read_events(self.folder / "metrics.jsonl")
+        self.validations = [event for event in events if event["event"] == "validate"]
+        self.finished = any(event["event"] == "end" for event in events)
+        self.ranks = events[0].get("ranks") if events else None
         if not self.validations:
             raise BadInput(f"{folder} has not been validated yet; let it go on")
+        self._time([event for event in events if event["event"] == "round"])
         self.minutes = events[-1]["seconds"] / 60
 
     def _time(self, rounds):

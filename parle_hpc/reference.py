@@ -94,7 +94,7 @@ class MPIReference:
         comm: an mpi4py communicator with one rank of each replica.
         like: a flat tensor, shape (N,), whose type and device the mean has.
 
-    `collect` raises TimeoutError where another replica does not answer within failure.TIMEOUT.
+    `collect` raises TimeoutError where another replica does not answer within failure.PATIENCE.
 
     Attributes:
         bytes_sent: payload of this rank so far, 2 (n - 1) / n * N * itemsize a reduction, the least that any
@@ -240,7 +240,7 @@ class Gather:
     def __call__(self, whole):
         """Fill `whole`, shape (N,), of which this rank's share is right. Collective over the replica.
 
-        Raises TimeoutError where another rank does not answer within failure.TIMEOUT.
+        Raises TimeoutError where another rank does not answer within failure.PATIENCE.
         """
         from mpi4py import MPI
 

@@ -1,95 +1,52 @@
-"""One training run: set up; L times (8a) and (8b), then (8c) and (8d); validate; keep the reference."""
+"""One training run: set up; L times (8a) and (8b), then (8c) and (8d); validate; save; keep the reference."""
 
+import io
 import math
-import os
+import platform
+import socket
 import time
 from collections import Counter
 from contextlib import nullcontext
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import config
+from . import checkpoint, config, resume
+from .assemble import build_model, make_digits, make_optimizer, open_output
 from .data.augment import augment
-from .data.prepare import prepare
 from .data.split import MiniBatches, seen_by
 from .data.store import default_path, open_dataset
-from .evaluate import Group, Validation, network, relative_spread, untouched
-from .failure import BadInput, Diverged
+from .drift import compare_weights
+from .evaluate import Group, Validation, relative_spread
+from .failure import BadInput, Diverged, Drifted, Saved, Watchdog
 from .metrics import Metrics
-from .optim import SGD, ElasticSGD, EntropySGD, Parle
 from .paper import COUPLING
+from .saver import Saver, overdue, reason
 from .topology import Agreement
 
-
-def make_optimizer(settings, params, topology, B):
-    """The optimiser that the settings name, over `params`, with B mini-batches in a pass."""
-    a = settings.algorithm
-    common = {"lr": settings.schedule.lr, "momentum": a.momentum, "weight_decay": a.weight_decay}
-    inner = {"L": a.L, "alpha": a.alpha, "gamma0": a.gamma0, "batches_per_epoch": B, "inner_lr": a.inner_lr}
-    if a.name == "parle":
-        groups = {"comm": topology.cross, "replica": topology.replica, "inside": a.inside, "payload": a.payload}
-        return Parle(params, rho0=a.rho0, reference=a.reference, **groups, **inner, **common)
-    if a.name == "entropy_sgd":
-        return EntropySGD(params, **inner, **common)
-    if a.name == "elastic_sgd":
-        return ElasticSGD(params, rho0=a.rho0, batches_per_epoch=B, scoping=a.scoping, comm=topology.cross, **common)
-    return SGD(params, **common)
-
-
-def build_model(settings, data, share):
-    """The network that the settings name for this data set, with new weights.
-
-    share: images of a mini-batch on each rank. Raises BadInput where the network cannot take them.
-    """
-    shape = data.train.images.shape[1:]
-    model = network(settings, data)
-    if share < 2 and any(isinstance(module, _BatchNorm) for module in model.modules()):
-        raise BadInput(
-            f"--data.batch_size {settings.data.batch_size}: one image a rank is too few for BatchNorm; "
-            f"take at least {2 * settings.data.batch_size}, or fewer ranks a replica"
-        )
-    try:
-        with torch.no_grad(), untouched(model):
-            model.eval()(torch.zeros(1, *shape))
-    except RuntimeError as error:
-        size = " x ".join(map(str, shape))
-        raise BadInput(
-            f"--model.name {settings.model.name} does not take {data.name}'s images, {size} ({error})"
-        ) from None
-    return model
-
-
-def open_output(settings):
-    """Make the output folder and write config.toml into it; the folder. Raises BadInput where that is not possible."""
-    folder = Path(settings.out or Path("runs") / f"{Path(settings.recipe).stem}-{run_name(os.environ)}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "metrics.jsonl").exists():
-            raise BadInput(f"--out {folder}: holds a run already; give another folder, or leave --out away")
-        config.write(settings, folder / "config.toml")
-    except OSError as error:
-        raise BadInput(f"--out {folder}: cannot be written ({error.strerror}); give a folder that can") from None
-    return folder
-
-
-def run_name(environment):
-    """The job's (array) id under Slurm, so that a requeued job finds itself; else date and time."""
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return environment.get("SLURM_JOB_ID") or f"{datetime.now():%Y%m%d-%H%M%S}"
+ASKED = -1  # in an Agreement, where the least number counts
 
 
 class Run:
-    """One training run on this rank: everything that `train` needs, set up and checked on all ranks."""
+    """One training run on this rank: everything that `train` needs, set up and checked on all ranks.
 
-    def __init__(self, settings, topology):
-        self.settings, self.topology = settings, topology
-        self.chief = topology.world.Get_rank() == 0
+    Args:
+        settings: config.Settings.
+        topology: Topology.
+        preemption: Preemption, which tells of signals.
+    """
+
+    def __init__(self, settings, topology, preemption):
+        self.settings, self.topology, self.preemption = settings, topology, preemption
+        self.rank = topology.world.Get_rank()
+        self.chief = self.rank == 0
+        preemption.grace = settings.run.grace
+        self.watchdog = Watchdog(self.rank, settings.run.patience)
+        folder = topology.together(open_output, settings) if self.chief else topology.together(lambda: None)
+        self.folder = topology.world.bcast(folder)
+        stored, self.news = self._find_checkpoint()
         self.device = topology.together(topology.device, settings.run.device)
         path = Path(settings.data.path or default_path(settings.data.name))
         if settings.data.name == "digits" and not settings.data.path:
@@ -102,8 +59,6 @@ class Run:
         seen = seen_by(len(self.data.train), settings.data.fraction, n=topology.n, covers=covers, **mine)
         self.batches = MiniBatches(seen, settings.data.batch_size, place=topology.place, m=topology.m, **mine)
         B = self.batches.B
-        folder = topology.together(open_output, settings) if self.chief else topology.together(lambda: None)
-        self.folder = topology.world.bcast(folder)
 
         torch.manual_seed(settings.run.seed)
         self.model = build_model(settings, self.data, settings.data.batch_size // topology.m).to(self.device)
@@ -123,25 +78,147 @@ class Run:
         used = None if covers else seen
         self.validation = Validation(self.model, self.data, settings.data.batch_size, self.device, topology.world, used)
         self.metrics = Metrics(self.folder if self.chief else None, self.rounds, B)
+        self.saver = Saver(self.folder, topology.world, settings.run.patience)
+        self.hosts = topology.world.allgather(socket.gethostname())
         self.step = 0
         self.training_seconds = 0.0
         self.coupling = Counter()  # of the rounds, without what validations wait for
+        self.first_round, self.finished = 0, False
+        if stored is not None:
+            self._go_on(stored)
+        if self.chief and not self.finished:
+            self._prepare_folder()
+
+    def _find_checkpoint(self):
+        """(Stored to go on from, or None; lines to say). Collective. Raises BadInput where it is of another run."""
+        s, world = self.settings, self.topology.world
+        if s.resume == "never":
+            return None, []
+        stored, lines = resume.find(self.folder, world)
+        if stored is None and s.resume != "auto":
+            stored, more = resume.find(s.resume, world)
+            lines += more
+            if stored is None:
+                raise BadInput(f"--resume {s.resume}: holds no complete checkpoint; give a run's folder, auto or never")
+        if stored is not None:
+            resume.check_settings(stored.manifest, s, stored.folder)
+        return stored, lines
+
+    def _go_on(self, stored):
+        self.saver.last = stored.manifest["round"]
+        self.first_round = stored.manifest["round"] + 1
+        self.finished = self.first_round >= self.rounds and (self.folder / "reference.pt").exists()
+        if self.finished:
+            return
+        changed = resume.restore(self, stored)
+        self.news.append(f"goes on after round {self.first_round}/{self.rounds}, from {stored.folder}")
+        if changed:
+            self.news.append(changed)
+
+    def _prepare_folder(self):
+        """Write config.toml, and put away what an interrupted run left and this one does anew."""
+        try:
+            config.write(self.settings, self.folder / "config.toml")
+            checkpoint.put_away(self.folder, self.saver.last)
+            if self.first_round == 0:
+                self.metrics.go_on(-1, 0.0)
+        except OSError as error:
+            raise BadInput(f"--out {self.folder}: cannot be written ({error.strerror}); give one that can") from None
+
+    def tell_finished(self):
+        """Say that there is nothing left to do."""
+        self.metrics.say(
+            f"{self.folder} holds a run that is finished: {self.rounds} rounds; more --schedule.epochs go on with it, "
+            "another --out starts anew"
+        )
+        self.metrics.close()
 
     def train(self):
-        """L times (8a) and (8b), (8c) and (8d), and so on; validate now and then; keep the reference."""
+        """L times (8a) and (8b), (8c) and (8d), and so on; validate and save now and then; keep the reference.
+
+        Raises Saved where a signal asked for an end, Diverged, and Drifted.
+        """
         self._announce()
         self.model.train()
-        agreement = Agreement(self.topology.world)
-        for round in range(self.rounds):
+        agreement = Agreement(self.topology.world, 4)
+        for round in range(self.first_round, self.rounds):
+            self.watchdog.beat(f"in round {round + 1}")
             with self._trace(round):
                 losses = self._round(round)
-            self._stop_if_diverged(agreement.exchange(self._trouble(losses, round)))
+            trouble, stop, save, written = agreement.exchange(*self._words(losses, round))
+            self._stop_if_diverged(trouble)
             last = round + 1 == self.rounds
             if last:
-                self._stop_if_diverged(agreement.finish())
+                self._stop_if_diverged(agreement.finish()[0])
+            if (round + 1) % self.settings.run.check_every == 0:
+                try:
+                    compare_weights(self)
+                except Drifted as error:
+                    self.metrics.close()
+                    raise Drifted(f"round {round + 1}: {error}{self._older()}; start again without that node") from None
+            error = None
             if last or (round + 1) % self.settings.run.validate_every == 0:
-                self._validate(round, last)
+                self.watchdog.beat(f"in the validation after round {round + 1}")
+                error = self._validate(round, last)
+            if self.saver.round is not None and self.saver.round <= written < Agreement.NOTHING:
+                self._settle()
+            if stop == ASKED and not last:
+                self._save_and_end(round, error)
+            if last or (save == ASKED and self.saver.round is None):
+                self._save(round, error, wait=last)
+        if self.first_round >= self.rounds:
+            # all trained, in another folder or before the reference was written
+            self._validate(self.first_round - 1, last=True)
         self.metrics.close()
+
+    def _words(self, losses, round):
+        """What this rank tells the others at the end of a round: trouble, stop, save, written."""
+        s = self.settings.run
+        due = (round + 2) % s.checkpoint_every == 0 or overdue(self.saver.age, s.checkpoint_minutes)
+        # all ranks take the first one's word, whose clock counts
+        save = ASKED if self.chief and due and self.saver.round is None else 0
+        written = Agreement.NOTHING
+        if self.saver.round is not None:
+            written = self.saver.round if self.saver.written else ASKED
+        return self._trouble(losses, round), ASKED if self.preemption.asked else 0, save, written
+
+    def _save(self, round, error, wait=False):
+        """Start a checkpoint; with `wait`, None once it is complete or what went wrong. Collective over all ranks."""
+        if self.saver.round is not None:
+            self._settle()
+        self.watchdog.beat(f"saving after round {round + 1}")
+        t = self.topology
+        facts = {
+            "step": self.step,
+            "n": t.n,
+            "m": t.m,
+            "val_error": error,
+            "images": [len(self.data.train), len(self.data.test)],
+            "settings": resume.sections(self.settings),
+            "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        }
+        self.saver.start(round, resume.capture(self), facts)
+        return self._settle() if wait else None
+
+    def _settle(self):
+        round = self.saver.round
+        problem = self.saver.settle(self.settings.run.keep)
+        if problem is None:
+            self.metrics.event("checkpoint", round, (round + 1) * self.optimizer.round_length)
+        else:
+            self.metrics.say(f"no checkpoint after round {round + 1}: {problem}; the run goes on{self._older()}")
+        return problem
+
+    def _older(self):
+        return "" if self.saver.last is None else f", the one of round {self.saver.last + 1} stays"
+
+    def _save_and_end(self, round, error):
+        problem = self._save(round, error, wait=True)
+        self.metrics.close()
+        signals = [name for name in self.topology.world.allgather(self.preemption.asked) if name]
+        if problem:
+            raise OSError(f"asked to end by {signals[0]}, and not saved: {problem}{self._older()}")
+        raise Saved(f"saved after round {round + 1}/{self.rounds} on {signals[0]}; the same command goes on")
 
     def _trace(self, round):
         """What --run.trace writes: the second round, since the first has warming up in it."""
@@ -171,6 +248,7 @@ class Run:
             self.scheduler.step()
             losses.append(loss.detach())
             self.step += 1
+            self.watchdog.beat()
         losses = torch.stack(losses).float().cpu()
         seconds = time.perf_counter() - started
         self.training_seconds += seconds
@@ -197,11 +275,13 @@ class Run:
         round, replica = step // self.optimizer.round_length, rank // self.topology.m
         self.metrics.close()
         raise Diverged(
-            f"the loss became NaN or infinite in round {round}, step {step}, replica {replica}; "
-            f"lower --schedule.lr, now {self.settings.schedule.lr:g}; no reference was written"
+            f"the loss became NaN or infinite in round {round}, step {step}, replica {replica}, rank {rank} on "
+            f"{self.hosts[rank]}; lower --schedule.lr, now {self.settings.schedule.lr:g}; no reference was written"
+            f"{self._older()}"
         )
 
     def _validate(self, round, last):
+        """Validate the reference, and at the end keep it; its error in percent. Collective over all ranks."""
         limit = None if last else self.settings.run.statistics_batches
         live = [p.detach().clone() for p in self.params]
         with self.optimizer.at_reference():
@@ -218,6 +298,7 @@ class Run:
         if last and self.chief:
             save(state, self.folder / "reference.pt")
             self._summarise(test, train, values["replica_error"])
+        return test.error
 
     def _replica_errors(self):
         """Validation error of each replica's own x^a, which the live weights are at the end of a round."""
@@ -234,7 +315,11 @@ class Run:
 
     def _announce(self):
         s, t = self.settings, self.topology
-        self.metrics.event("start", 0, 0, ranks=t.n * t.m, device=self.device.type)
+        place = {"ranks": t.n * t.m, "device": self.device.type}
+        if self.first_round:
+            self.metrics.event("resume", self.first_round - 1, self.step, **place)
+        else:
+            self.metrics.event("start", 0, 0, **place)
         size = sum(p.numel() for p in self.params)
         self.metrics.say(
             f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {s.model.name} ({size:,} parameters) "
@@ -242,6 +327,8 @@ class Run:
             f"{count(self.rounds, 'round')} of {self.optimizer.round_length} mini-batches of {s.data.batch_size}, "
             f"{self.device.type}, {count(t.threads, 'thread')} a rank"
         )
+        for line in self.news:
+            self.metrics.say(line)
 
     def _summarise(self, test, train, replica_error):
         samples = self.step * self.settings.data.batch_size * self.topology.n
@@ -268,17 +355,15 @@ def count(number, what):
     return f"{number} {what}{'s' * (number > 1)}"
 
 
-def make_digits(path, local_rank):
-    """The built-in data set, made where it is missing by the first rank of each node."""
-    if local_rank == 0 and not path.exists():
-        prepare("digits", out=path)
-
-
 def save(state, path):
-    """A state dict on disk, complete or not there at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    """A state dict on disk, complete or not there at all. Raises OSError with a line for people."""
+    partial, memory = path.with_name(f"{path.name}.partial"), io.BytesIO()
+    torch.save(state, memory)
+    try:
+        partial.write_bytes(memory.getbuffer())
+        checkpoint.into_place(partial, path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {reason(error)}") from None
 
 
 def coupling_counters(optimizer):

@@ -8,15 +8,18 @@ must not start MPI.
 """
 
 import os
+import re
 import sys
 
 import numpy as np
 import torch
 
-from .failure import TIMEOUT, BadInput, bounded, wait_for
+from .failure import PATIENCE, BadInput, bounded, wait_for
 from .placement import placement
 
 START_UP = 120.0  # seconds for the self-test
+# the library itself under the names that MPIs give it, not its C++ and Fortran interfaces
+MPI_LIBRARY = re.compile(r"libmpi(ch)?(_(cray|gnu|intel|nvidia|amd|pgi)\w*)?\.so[.\d]*")
 
 
 def divide(size, replicas):
@@ -40,7 +43,66 @@ def prepare_environment(environment, cores):
         # more ranks than cores: a rank that waits must not keep the core from the one it waits for
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
         environment.setdefault("HOROVOD_CYCLE_TIME", "5")
-    environment.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(TIMEOUT)))
+    environment.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(PATIENCE)))
+
+
+def mpi_libraries():
+    """Paths of the MPI libraries that are loaded into this process."""
+    with open("/proc/self/maps") as maps:
+        mapped = {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if "/libmpi" in line}
+    return sorted({os.path.realpath(path) for path in mapped if MPI_LIBRARY.fullmatch(os.path.basename(path))})
+
+
+def load():
+    """mpi4py's MPI and horovod.torch, loaded and not yet started.
+
+    Raises BadInput where one of them is missing, or where they do not share one MPI library.
+    """
+    try:
+        import mpi4py
+
+        # an import that starts MPI holds the interpreter, so that no timer could end a start that hangs
+        mpi4py.rc(initialize=False, finalize=True)
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise BadInput(f"mpi4py cannot be loaded ({error}); see the README: python install/horovod.py") from None
+    try:
+        import horovod.torch as hvd
+    except ImportError as error:
+        raise BadInput(f"Horovod cannot be loaded ({error}); build it: python install/horovod.py") from None
+    if not hvd.mpi_built():
+        raise BadInput("Horovod was built without MPI; build it again: python install/horovod.py")
+    libraries = mpi_libraries()
+    if len(libraries) > 1:
+        raise BadInput(
+            f"mpi4py and Horovod load different MPI libraries: {' and '.join(libraries)}; load the modules of one MPI "
+            "alone and build both for it: python install/horovod.py builds Horovod and says how to build mpi4py"
+        )
+    return MPI, hvd
+
+
+def start(MPI, here):
+    """Start MPI, unless the program has done so; the communicator of all ranks.
+
+    Raises BadInput where MPI counts other ranks than the launcher, or cannot serve Horovod's thread.
+    """
+    library = MPI.Get_library_version().split(",")[0].strip()
+    slurm = "srun --mpi=pmix (srun --mpi=list shows what there is)"
+    right = f"they do not fit; start with {slurm if here.launcher == 'Slurm' else 'the mpirun of that MPI'}"
+    if here.launcher == "Slurm" and library.startswith("Open MPI") and "PMIX_RANK" not in os.environ:
+        # Open MPI would not come back from its start: it ends the process there, with a page of its own from each rank
+        raise BadInput(f"Slurm started {here.size} ranks without PMIx, which {library} needs: {right}")
+    if not MPI.Is_initialized():
+        MPI.Init_thread()
+    world = MPI.COMM_WORLD
+    if world.Get_size() != here.size:
+        raise BadInput(f"{here.launcher} started {here.size} ranks, but {library} sees {world.Get_size()}: {right}")
+    if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
+        raise BadInput(
+            "MPI was started without MPI_THREAD_MULTIPLE, which Horovod's thread needs; "
+            "take an MPI that has it, or let Topology.split start MPI"
+        )
+    return world
 
 
 class Topology:
@@ -69,12 +131,8 @@ class Topology:
             return cls(here, replicas, m)
 
     def __init__(self, here, n, m):
-        try:
-            from mpi4py import MPI
-        except ImportError as error:
-            raise BadInput(f"mpi4py cannot be loaded ({error}); see the README: python install/horovod.py") from None
-        self.world = MPI.COMM_WORLD
-        self._check_world(MPI, here)
+        MPI, self._hvd = load()
+        self.world = start(MPI, here)
         self.n, self.m = n, m
         self.replica_index, self.place = divmod(self.world.Get_rank(), m)
         self.replica = self.world.Split(self.replica_index, self.place)
@@ -83,29 +141,11 @@ class Topology:
         self._check_groups()
         self._share_node(MPI)
 
-    def _check_world(self, MPI, here):
-        if self.world.Get_size() != here.size:
-            library = MPI.Get_library_version().split(",")[0].strip()
-            slurm = "srun --mpi=pmix (srun --mpi=list shows what there is)"
-            raise BadInput(
-                f"{here.launcher} started {here.size} ranks, but {library} sees {self.world.Get_size()}: "
-                f"they do not fit; start with {slurm if here.launcher == 'Slurm' else 'the mpirun of that MPI'}"
-            )
-        if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
-            raise BadInput(
-                "MPI was started without MPI_THREAD_MULTIPLE, which Horovod's thread needs; unset MPI4PY_RC_THREADS"
-            )
-
     def _start_horovod(self):
-        try:
-            import horovod.torch as hvd
-        except ImportError as error:
-            raise BadInput(f"Horovod cannot be loaded ({error}); build it: python install/horovod.py") from None
         if os.environ.get("HOROVOD_TIMELINE"):
             # every group's root would open the same file
             os.environ["HOROVOD_TIMELINE"] += f".replica{self.replica_index}"
-        hvd.init(comm=self.replica)
-        self._hvd = hvd
+        self._hvd.init(comm=self.replica)
 
     def _check_groups(self):
         """Each communicator holds whom it should, and Horovod reduces over the replica and nobody else."""
@@ -150,6 +190,13 @@ class Topology:
         torch.cuda.set_device(device)
         return device
 
+    def close(self):
+        """End Horovod and MPI on all ranks, so that each may leave by itself. Collective over all ranks."""
+        from mpi4py import MPI
+
+        self._hvd.shutdown()
+        MPI.Finalize()
+
     def together(self, function, *arguments):
         """function(*arguments) on every rank; BadInput on all of them where it was raised on any.
 
@@ -193,30 +240,35 @@ class Topology:
 
 
 class Agreement:
-    """The smallest of the ranks' numbers of a round, known to all of them one round later without waiting for it.
+    """The smallest of the ranks' numbers of a round, known to all of them one round later without waiting for them.
 
-    Every rank calls `exchange` once a round, and so all learn in the same round that one of them is in trouble.
+    Every rank calls `exchange` once a round, and so all learn in the same round that one of them is in trouble, or is
+    asked to end.
+
+    Args:
+        comm: mpi4py communicator.
+        size: how many numbers there are.
     """
 
     NOTHING = 1 << 62
 
-    def __init__(self, comm):
+    def __init__(self, comm, size):
         self._comm = comm
-        self._mine, self._least = np.empty(1, np.int64), np.full(1, self.NOTHING, np.int64)
+        self._mine, self._least = np.empty(size, np.int64), np.full(size, self.NOTHING, np.int64)
         self._request = None
 
-    def exchange(self, value):
-        """Hand in this round's number; the least of the last round's, NOTHING in the first."""
+    def exchange(self, *values):
+        """Hand in this round's numbers; the least of each of the last round's, NOTHING in the first."""
         least = self.finish()
         from mpi4py import MPI
 
-        self._mine[0] = value
+        self._mine[:] = values
         self._request = self._comm.Iallreduce(self._mine, self._least, op=MPI.MIN)
         return least
 
     def finish(self):
-        """The least of the numbers handed in last."""
+        """The least of each of the numbers handed in last."""
         if self._request is not None:
             wait_for(self._request.Test, "the other ranks' end of round")
             self._request = None
-        return int(self._least[0])
+        return self._least.tolist()

@@ -6,6 +6,8 @@ where it is torn or not what it should be.
 
 import io
 import pickle
+import pickletools
+import warnings
 
 import numpy as np
 
@@ -43,6 +45,10 @@ def read_cifar_binary(raw, label_bytes, path):
 def read_cifar_python(raw, label_key, path):
     """CIFAR's python version: a pickled dictionary with `data` and the labels under `label_key`."""
     try:
+        for opcode, argument, _ in pickletools.genops(raw):
+            # the table of what was put there is as long as the largest number in the file
+            if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(raw):
+                raise pickle.UnpicklingError(f"{opcode.name} {argument} in a file of {len(raw)} bytes")
         table = CifarUnpickler(io.BytesIO(raw), encoding="bytes").load()
         table = {key.decode() if isinstance(key, bytes) else key: value for key, value in table.items()}
         images, labels = np.asarray(table["data"]), np.asarray(table[label_key])
@@ -57,19 +63,15 @@ def read_cifar_python(raw, label_key, path):
 
 
 class CifarUnpickler(pickle.Unpickler):
-    """Knows the three names that a pickled array of bytes needs, and nothing else."""
-
-    ALLOWED = {  # noqa: RUF012
-        (module, name)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
-        for name in ("_reconstruct", "ndarray", "dtype")
-    }
+    """Knows the few names that a pickled array of bytes needs, and nothing else; none of them is numpy's own."""
 
     def find_class(self, module, name):
         if (module, name) == ("_codecs", "encode"):
             return _latin1
-        if (module, name) in self.ALLOWED:
-            return getattr(np, name) if module == "numpy" else _empty_array
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return PickledArray
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return PickledType
         raise pickle.UnpicklingError(f"{module}.{name} has no business in a data set")
 
 
@@ -78,9 +80,28 @@ def _latin1(text, encoding):
     return text.encode("latin1")
 
 
-def _empty_array(kind, shape, dtype):
-    """What numpy's _reconstruct does for arrays; their content follows."""
-    return np.ndarray.__new__(np.ndarray, shape, dtype)
+class PickledType:
+    """The numpy.dtype of a pickled array, by its name and the byte order that its state gives."""
+
+    def __init__(self, name, *_):
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state):
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class PickledArray:
+    """The pickled array itself: its state is (version, shape, type, whether it is in Fortran's order, bytes)."""
+
+    def __init__(self, *_):
+        self._array = None
+
+    def __setstate__(self, state):
+        _, shape, kind, fortran, content = state
+        self._array = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+    def __array__(self, dtype=None, copy=None):
+        return self._array
 
 
 def read_svhn(raw, path):
@@ -88,7 +109,9 @@ def read_svhn(raw, path):
     from scipy.io import loadmat
 
     try:
-        table = loadmat(io.BytesIO(raw), variable_names=["X", "y"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # scipy's words for what it cannot read
+            table = loadmat(io.BytesIO(raw), variable_names=["X", "y"])
         images, labels = np.asarray(table["X"]), np.asarray(table["y"])
     except KeyError as error:
         raise BadInput(f"{path} lacks {error}: it is not SVHN's cropped digits (format 2)") from None

@@ -44,31 +44,35 @@ def prepare(name, source=None, out=None):
     The file is complete or not there at all, also when several processes make it at once. Raises BadInput where the
     source is not what it should be or the file cannot be written.
     """
+    path = Path(out) if out else default_path(name)
+    if not path.name or (os.path.lexists(path) and not os.path.isfile(path)):
+        raise BadInput(f"--out {path}: is not a file, nor can become one; give the name of a file, such as {name}.h5")
     make, classes, published = SOURCES[name]
     parts, checksum = make(source)
-    counts = tuple(len(labels) for _, labels in parts.values())
-    if counts != published:
-        say(f"{name}: {counts[0]:,} + {counts[1]:,} images are not the published {published[0]:,} + {published[1]:,}")
-    path = Path(out) if out else default_path(name)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "w") as file:
+        # this version keeps checksums of all that is not images
+        with h5py.File(partial, "w", libver="v110") as file:
             mean, std = channel_statistics(parts["train"][0])
             file.attrs.update(name=name, classes=classes, checksum=checksum, mean=mean, std=std)
             for group, (images, labels) in parts.items():
                 file.create_dataset(f"{group}/images", data=np.ascontiguousarray(images))
-                file.create_dataset(f"{group}/labels", data=labels.astype(np.int64))
+                file.create_dataset(f"{group}/labels", data=labels.astype(np.int64), fletcher32=True)
             if name in WHITENED:
                 mean, matrix = fit_zca(parts["train"][0])
                 file.create_group("zca").attrs.update(gcn_scale=GCN_SCALE, eps=ZCA_EPS)
-                file["zca/mean"], file["zca/matrix"] = mean, matrix
+                file.create_dataset("zca/mean", data=mean, fletcher32=True)
+                file.create_dataset("zca/matrix", data=matrix, fletcher32=True)
         partial.replace(path)
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror or error}); give another --out") from None
     finally:
         with suppress(OSError):
             partial.unlink()
+    counts = tuple(len(labels) for _, labels in parts.values())
+    if counts != published:
+        say(f"{name}: {counts[0]:,} + {counts[1]:,} images are not the published {published[0]:,} + {published[1]:,}")
     return path
 
 

@@ -4,6 +4,7 @@ ZCA is fitted once, at preparation, in float64; each mini-batch is whitened on t
 data set stays bytes, once on each node.
 """
 
+import numpy as np
 import torch
 
 from ..failure import BadInput
@@ -40,6 +41,28 @@ def fit_zca(images, chunk=2048):
     return mean.numpy(), (scaled @ vectors.T).numpy()
 
 
+ADVICE = (
+    "take another kind, or prepare it anew with python -m parle_hpc.data.prepare, "
+    "which fits ZCA for cifar10 and cifar100"
+)
+
+
+def _numbers(kind, file, holder, name, shape):
+    """A data set, or attribute, of finite numbers as a float32 tensor. Raises BadInput where it is not of the shape."""
+    if name not in holder:
+        raise BadInput(f"{file.filename}: holds nothing for --data.preprocessing {kind}; {ADVICE}")
+    found = holder[name]
+    # what a damaged file claims to hold may be larger than the memory
+    if getattr(found, "shape", None) != shape or found.dtype.kind != "f":
+        raise BadInput(
+            f"{file.filename}: {name} is not the {' x '.join(map(str, shape))} numbers it should be; {ADVICE}"
+        )
+    numbers = torch.from_numpy(found[...].astype(np.float32))
+    if not numbers.isfinite().all():
+        raise BadInput(f"{file.filename}: {name} is not finite; {ADVICE}")
+    return numbers
+
+
 class Preprocessing:
     """Uint8 images on a device to the network's input, float32 in channels_last order, which convolutions prefer.
 
@@ -47,22 +70,21 @@ class Preprocessing:
         kind: none (0 to 1); standardize (less each channel's mean, over its standard deviation); gcn; zca (after gcn).
         file: the data set's open HDF5 file, of which what the kind needs is kept.
 
-    Raises BadInput where the file lacks it.
+    Raises BadInput where the file lacks it, or it is not for images of their shape.
     """
 
     def __init__(self, kind, file):
         self.kind, self._tensors, self._device = kind, (), None
-        try:
-            if kind == "standardize":
-                self._tensors = tuple(255 * torch.tensor(file.attrs[name]).view(-1, 1, 1) for name in ("mean", "std"))
-            elif kind == "zca":
-                self._tensors = tuple(torch.from_numpy(file[f"zca/{name}"][...]) for name in ("mean", "matrix"))
-        except KeyError:
-            raise BadInput(
-                f"{file.filename}: holds nothing for --data.preprocessing {kind}; take another kind, or prepare it "
-                "anew with python -m parle_hpc.data.prepare, which fits ZCA for cifar10 and cifar100"
-            ) from None
-        self._tensors = tuple(tensor.float() for tensor in self._tensors)
+        channels, height, width = file["train/images"].shape[1:]
+        size = channels * height * width
+        if kind == "standardize":
+            mean, std = (_numbers(kind, file, file.attrs, name, (channels,)) for name in ("mean", "std"))
+            if std.min() <= 0:
+                raise BadInput(f"{file.filename}: a channel's standard deviation is {std.min():g}; {ADVICE}")
+            self._tensors = tuple(255 * tensor.view(-1, 1, 1) for tensor in (mean, std))
+        elif kind == "zca":
+            shapes = {"zca/mean": (size,), "zca/matrix": (size, size)}
+            self._tensors = tuple(_numbers(kind, file, file, name, shape) for name, shape in shapes.items())
 
     def __call__(self, images):
         """(N, C, H, W) uint8 to float32."""

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import http.client
 import io
+import os
 import tarfile
 import urllib.request
 import zlib
@@ -42,6 +43,7 @@ SVHN_FILES = {
     "extra_32x32.mat": "a93ce644f1a588dc4d68dda5feec44a7",
     "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
+UNPACKED = 1 << 29  # bytes; the largest of what is published packed, CIFAR, unpacks to 186 MB
 
 
 def fetch(name, mirrors):
@@ -72,17 +74,23 @@ def read(path):
 
 
 def unpack(raw, path):
-    """The bytes inside, where `raw` is gzip; else as they are."""
+    """The bytes inside, where `raw` is gzip, at most UNPACKED of them; else as they are. Raises BadInput."""
+    if raw[:2] != b"\x1f\x8b":
+        return raw
     try:
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with gzip.open(io.BytesIO(raw)) as file:
+            content = file.read(UNPACKED + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{path} cannot be unpacked ({error}); fetch it again") from None
+    if len(content) > UNPACKED:
+        raise BadInput(f"{path} unpacks to more than {UNPACKED:,} bytes, which no data set does; fetch it again")
+    return content
 
 
 def find(names, source):
     """The first of `names` that is in the folder `source`."""
     for name in names:
-        if (Path(source) / name).is_file():
+        if os.path.isfile(Path(source) / name):
             return Path(source) / name
     raise BadInput(f"--source {source}: none of {', '.join(names)} is there")
 
@@ -131,10 +139,10 @@ class Cifar:
                 raise BadInput(f"{self.archive} arrived damaged: MD5 {checksum}, right is {self.md5}; try again")
             return self._parts(self._members(raw, self.archive), self.archive), checksum
         path = Path(source)
-        if not path.exists():
+        if not os.path.exists(path):
             raise BadInput(f"--source {source}: no such file or folder")
         for name in (self.archive, self.python_archive):
-            path = path / name if path.is_dir() and (path / name).is_file() else path
+            path = path / name if os.path.isfile(path / name) else path
         if path.is_file():
             raw = read(path)
             return self._parts(self._members(raw, path), path), hashlib.md5(raw).hexdigest()
@@ -147,11 +155,15 @@ class Cifar:
 
     def _members(self, raw, path):
         """The data files of an archive, by their names without folders; nothing is written to disk."""
+        content = unpack(raw, path)
         try:
-            with tarfile.open(fileobj=io.BytesIO(raw), mode="r:*") as tar:
+            with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
                 wanted = [member for member in tar if member.isfile() and Path(member.name).name in self._names()]
+                # a sparse member may promise more than there is
+                if any(member.size > len(content) for member in wanted):
+                    raise tarfile.ReadError("a file in it is longer than the archive")
                 return {Path(member.name).name: tar.extractfile(member).read() for member in wanted}
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
             raise BadInput(f"{path} is torn or no archive ({error}); fetch {self.archive} again") from None
 
     def _unpacked(self, folder):

@@ -3,6 +3,7 @@
 Images are memory-mapped, so that the ranks of a node share one copy in the page cache.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from .preprocess import Preprocessing
 from .sources import SOURCES
 
 FOLDER = Path("data")
+AGAIN = "prepare it anew with python -m parle_hpc.data.prepare"
 
 
 class Part(NamedTuple):
@@ -65,12 +67,15 @@ def open_dataset(path, name="NAME", preprocessing="none", samples=None):
     labels outside its classes.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadInput(f"{path}: no such data file; make it with python -m parle_hpc.data.prepare {name} --out {path}")
     try:
         with h5py.File(path, "r") as file:
             data = _read(path, file, preprocessing)
-    except OSError as error:
+    except BadInput:
+        raise
+    # h5py has no error of its own for a damaged file
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
         raise BadInput(f"{path} is not a complete HDF5 file ({error}); prepare it anew") from None
     if data.name != name and {data.name, name} <= set(SOURCES):
         raise BadInput(f"{path} holds {data.name}, not {name}; give --data.name {data.name}, or the file of {name}")
@@ -85,40 +90,57 @@ def open_dataset(path, name="NAME", preprocessing="none", samples=None):
 def _read(path, file, preprocessing):
     for name in ("name", "classes"):
         if name not in file.attrs:
-            raise BadInput(
-                f"{path}: attribute {name!r} is missing; prepare it anew with python -m parle_hpc.data.prepare"
-            )
-    classes = int(file.attrs["classes"])
+            raise BadInput(f"{path}: attribute {name!r} is missing; {AGAIN}")
+    name, classes = file.attrs["name"], file.attrs["classes"]
+    if not isinstance(name, str):
+        raise BadInput(f"{path}: attribute 'name' must be a text; {AGAIN}")
+    if not isinstance(classes, np.integer) or classes < 1:
+        raise BadInput(f"{path}: attribute 'classes' must be a positive integer; {AGAIN}")
+    if name in SOURCES and classes != SOURCES[name][1]:
+        raise BadInput(f"{path}: {name} has {SOURCES[name][1]} classes, not {classes}; {AGAIN}")
+    parts = [_read_part(path, file, group, int(classes)) for group in ("train", "test")]
+    (train, labels), (test, _) = parts
+    if train.shape[1:] != test.shape[1:]:
+        raise BadInput(f"{path}: images of train {train.shape[1:]} and test {test.shape[1:]} differ; {AGAIN}")
+    if classes > len(labels):
+        raise BadInput(f"{path}: {len(labels)} training images cannot be of {classes} classes; {AGAIN}")
     preprocess = Preprocessing(preprocessing, file)
-    parts = [_read_part(path, file, group, classes, preprocess) for group in ("train", "test")]
-    if parts[0].images.shape[1:] != parts[1].images.shape[1:]:
-        raise BadInput(
-            f"{path}: images of train {parts[0].images.shape[1:]} and test {parts[1].images.shape[1:]} differ"
-        )
-    return DataSet(str(file.attrs["name"]), classes, *parts)
+    return DataSet(name, int(classes), *(Part(*part, preprocess) for part in parts))
 
 
-def _read_part(path, file, group, classes, preprocess):
-    for name in (f"{group}/images", f"{group}/labels"):
-        if not isinstance(file.get(name), h5py.Dataset):
-            raise BadInput(
-                f"{path}: data set {name!r} is missing; prepare it anew with python -m parle_hpc.data.prepare"
-            )
-    images, labels = file[f"{group}/images"], file[f"{group}/labels"][...]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.chunks is not None:
+def _dataset(path, file, name):
+    """The data set `name`, of which all lies in this file."""
+    group = name.rpartition("/")[0]
+    links = [file.get(part, getlink=True) for part in (group, name) if isinstance(file.get(group), h5py.Group)]
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise BadInput(f"{path}: data set {name!r} is missing; {AGAIN}")
+    if not all(isinstance(link, h5py.HardLink) for link in links) or found.external or found.is_virtual:
+        raise BadInput(f"{path}: {name} lies elsewhere, and must be in this file; {AGAIN}")
+    return found
+
+
+def _read_part(path, file, group, classes):
+    """Images, memory-mapped, and labels of one part."""
+    images, labels = (_dataset(path, file, f"{group}/{name}") for name in ("images", "labels"))
+    if images.dtype != np.uint8 or len(images.shape or ()) != 4 or images.chunks is not None:
         raise BadInput(
             f"{path}: {group}/images must be uint8, N x C x H x W, contiguous; it is {images.dtype} {images.shape}"
         )
-    if labels.dtype != np.int64 or labels.shape != images.shape[:1] or not len(labels):
+    offset, size = images.id.get_offset(), math.prod(images.shape)
+    if size == 0:
+        raise BadInput(f"{path}: {group}/images of shape {images.shape} holds no image; {AGAIN}")
+    if offset is None or offset + size > os.path.getsize(path):
+        raise BadInput(f"{path}: {group}/images is truncated; {AGAIN}")
+    # before they are read: a damaged file may claim more of them than the memory holds
+    if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         raise BadInput(
             f"{path}: {group}/labels must be int64 of shape {images.shape[:1]}; it is {labels.dtype} {labels.shape}"
         )
+    labels = labels[...]
     if labels.min() < 0 or labels.max() >= classes:
         raise BadInput(
             f"{path}: {group}/labels reach from {labels.min()} to {labels.max()}; "
             f"{classes} classes allow 0 to {classes - 1}"
         )
-    offset, size = images.id.get_offset(), images.size
-    if offset is None or offset + size > os.path.getsize(path):
-        raise BadInput(f"{path}: {group}/images is truncated; prepare it anew")
-    return Part(np.memmap(path, np.uint8, "r", offset, images.shape), labels, preprocess)
+    return np.memmap(path, np.uint8, "r", offset, images.shape), labels

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import torch
 
-from parle_hpc import Topology, config, models, run
+from parle_hpc import Topology, config, models, preempt, run
 
 norm, out, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
 
@@ -37,7 +37,7 @@ def build(*given, **options):
 models.build = build
 settings = config.load(["--out", out, *arguments])
 topology = Topology.split(replicas=1)
-job = run.Run(settings, topology)
+job = run.Run(settings, topology, preempt.Preemption())
 job.model.train()
 while job.step < 20:
     if settings.algorithm.name in ("sgd", "elastic_sgd"):

@@ -1,0 +1,230 @@
+"""Checkpoints on disk: complete and intact, or not there at all.
+
+    OUT/checkpoints/round-000050/0.h5 ...      one file a rank, HDF5 with fletcher32 checksums, no pickle
+    OUT/checkpoints/round-000050/manifest.json written last: what the files must be, to the bit
+
+A rank's file has a group `replica`, with this rank's parts of what its replica has (attributes: start, and size of the
+whole), a group `rank` with what is its own, and an attribute `facts`, JSON. Every file is written under another name,
+forced to disk, then renamed; a checkpoint is complete once its manifest is there. Replicas write in parallel, and the
+ranks of one share the work.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+FORMAT = 1
+CHUNK = 1 << 20  # elements; the writing thread lets the training thread go on after each
+MANIFEST = "manifest.json"
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not what was written; the message names the file."""
+
+
+class Piece(NamedTuple):
+    """A part of a vector of `size` elements: `values`, a NumPy array of one dimension, from `start` on."""
+
+    values: np.ndarray
+    start: int
+    size: int
+
+
+def write(folder, rank, pieces, own, facts):
+    """Write a rank's file; what the manifest says of it.
+
+    Args:
+        folder: of the checkpoint, which exists.
+        pieces: {name: Piece} of the replica.
+        own: {name: NumPy array} of the rank.
+        facts: what JSON can hold.
+
+    Raises OSError where the disk is full or gone; then nothing is left of the file.
+    """
+    path = folder / f"{rank}.h5"
+    partial = path.with_suffix(".partial")
+    try:
+        # one writer and no reader: nothing to lock, and some shared file systems cannot
+        with h5py.File(partial, "w", locking=False) as file:
+            file.attrs["facts"] = json.dumps(facts)
+            for name, piece in pieces.items():
+                dataset = _fill(file, f"replica/{name}", piece.values)
+                dataset.attrs.update(start=piece.start, size=piece.size)
+            for name, values in own.items():
+                _fill(file, f"rank/{name}", np.atleast_1d(values))
+        into_place(partial, path)
+        return {"name": path.name, **fingerprint(path)}
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _fill(file, name, values):
+    size = max(1, values.shape[0])
+    options = {"chunks": (min(CHUNK, size), *values.shape[1:]), "fletcher32": True} if values.size else {}
+    dataset = file.create_dataset(name, values.shape, values.dtype, **options)
+    for start in range(0, values.shape[0] if values.size else 0, CHUNK):
+        dataset[start : start + CHUNK] = values[start : start + CHUNK]
+    return dataset
+
+
+def into_place(partial, path):
+    """Give a written file its name once it is on the disk."""
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def fingerprint(path):
+    """{bytes, blake2b} of a file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "blake2b": digest.hexdigest()}
+
+
+def seal(manifest):
+    """A manifest with the checksum of its own text."""
+    text = json.dumps(manifest, sort_keys=True)
+    return {**manifest, "blake2b": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+
+
+def complete(folder, files, facts):
+    """Write the manifest, which makes the checkpoint complete. Raises OSError."""
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(seal({"format": FORMAT, "files": files, **facts}), indent=1))
+    into_place(partial, folder / MANIFEST)
+
+
+def read_manifest(folder):
+    """A complete checkpoint's manifest, None where there is none. Raises Damaged."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        found = manifest.pop("blake2b")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise Damaged(f"{path} cannot be read ({error})") from None
+    if seal(manifest)["blake2b"] != found:
+        raise Damaged(f"{path} is not what was written")
+    if manifest["format"] != FORMAT:
+        raise Damaged(f"{path} has format {manifest['format']}, this version reads {FORMAT}")
+    return manifest
+
+
+def verify(folder, entry):
+    """Raises Damaged where a file is not what the manifest's entry says."""
+    path = folder / entry["name"]
+    try:
+        found = fingerprint(path)
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror})") from None
+    if found != {key: entry[key] for key in found}:
+        raise Damaged(f"{path} is not what was written")
+
+
+def folder_of(out, round):
+    """The folder of the checkpoint after round `round`, counted from 0."""
+    return Path(out) / "checkpoints" / f"round-{round + 1:06d}"
+
+
+def folders(out):
+    """The folders of a run's checkpoints, newest first, complete or not; of a checkpoint's folder itself, that one."""
+    out = Path(out)
+    if (out / MANIFEST).exists():
+        return [out]
+    return sorted((out / "checkpoints").glob("round-*"), reverse=True)
+
+
+def prune(out, keep):
+    """Remove all but the newest `keep` complete checkpoints and the one with the least validation error.
+
+    What is incomplete goes too, where it is older than the newest complete one.
+    """
+    manifests = {}
+    for folder in folders(out):
+        try:
+            manifests[folder] = read_manifest(folder)
+        except Damaged:
+            manifests[folder] = None
+    whole = [folder for folder, manifest in manifests.items() if manifest is not None]
+    scored = [folder for folder in whole if manifests[folder]["val_error"] is not None]
+    best = min(scored, key=lambda folder: manifests[folder]["val_error"], default=None)
+    for folder in manifests:
+        if folder not in [*whole[:keep], best] and whole and folder < whole[0]:
+            # the manifest first: what is half removed must not look complete
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_away(out, last):
+    """Before a run goes on after round `last` (None: from the start): nothing newer may be taken for its own.
+
+    What is incomplete is removed, what is complete but damaged gets another name, damaged-round-NUMBER.
+    """
+    newest = "" if last is None else folder_of(out, last).name
+    for folder in (Path(out) / "checkpoints").glob("round-*"):
+        if folder.name <= newest:
+            continue
+        kept = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(kept if (folder / MANIFEST).exists() else folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(kept)
+
+
+class Stored:
+    """An intact checkpoint, to read from.
+
+    Args:
+        folder: of the checkpoint.
+        manifest: its manifest.
+    """
+
+    def __init__(self, folder, manifest):
+        self.folder, self.manifest = folder, manifest
+        self.n, self.m = manifest["n"], manifest["m"]
+
+    def _open(self, rank):
+        return h5py.File(self.folder / f"{rank}.h5", "r", locking=False)
+
+    def facts(self, rank):
+        """The facts of a rank's file."""
+        with self._open(rank) as file:
+            return json.loads(file.attrs["facts"])
+
+    def own(self, rank):
+        """{name: array} of what was a rank's own."""
+        with self._open(rank) as file:
+            found = {}
+
+            def take(name, item):
+                if isinstance(item, h5py.Dataset):
+                    found[name] = item[...]
+
+            file["rank"].visititems(take)
+            return found
+
+    def replica(self, index):
+        """{name: whole array} of a replica, put together from its ranks' pieces."""
+        whole = {}
+        for rank in range(index * self.m, (index + 1) * self.m):
+            with self._open(rank) as file:
+                for name, piece in file.get("replica", {}).items():
+                    if name not in whole:
+                        whole[name] = np.empty(piece.attrs["size"], piece.dtype)
+                    start = piece.attrs["start"]
+                    whole[name][start : start + piece.shape[0]] = piece[...]
+        return whole

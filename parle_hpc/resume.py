@@ -1,0 +1,203 @@
+"""Between a run and its checkpoints: what is saved of a rank, and how a run of n x m ranks goes on from one of n' x m'.
+
+With the same n and m a run on CPU goes on bit for bit. With another m each replica is what it was; its new ranks take
+the BatchNorm statistics of the old ones in turn and draw dropout anew. With fewer replicas the first ones are kept;
+additional ones start at the reference, at rest.
+"""
+
+import random
+
+import numpy as np
+import torch
+
+from .checkpoint import Damaged, Piece, Stored, folders, read_manifest, verify
+from .failure import BadInput
+
+# what a run may change when it goes on; anything else would be another run
+MAY_CHANGE = {
+    "data.path",
+    "schedule.epochs",
+    "schedule.max_rounds",
+    "run.validate_every",
+    "run.statistics_batches",
+    "run.checkpoint_every",
+    "run.checkpoint_minutes",
+    "run.keep",
+    "run.check_every",
+    "run.patience",
+    "run.grace",
+    "run.save_replicas",
+    "run.trace",
+    "run.device",
+}
+
+
+def parts(optimizer, place, m):
+    """({name: Piece} of the replica, {name: array} of the rank): copies of what the optimiser holds."""
+    pieces, own = {}, {}
+    for name, (flat, kind) in optimizer.saved().items():
+        if kind == "own":
+            own[f"optimizer/{name}"] = to_numpy(flat)
+        elif kind == "share":
+            pieces[name] = Piece(to_numpy(flat), optimizer.share.start, optimizer.size)
+        else:
+            part = -(-len(flat) // m)
+            start = min(place * part, len(flat))
+            pieces[name] = Piece(to_numpy(flat[start : start + part]), start, len(flat))
+    return pieces, own
+
+
+def to_numpy(tensor):
+    """A copy, as NumPy knows it."""
+    return tensor.detach().to("cpu", copy=True).numpy()
+
+
+def random_state():
+    """{name: array} of this rank's random generators: Python's, NumPy's, torch's and the GPU's."""
+    version, keys, _ = random.getstate()
+    _, words, *rest = np.random.get_state()
+    found = {
+        "python": np.array([version, *keys], np.int64),
+        "numpy": words,
+        "numpy_rest": np.array(rest, np.float64),
+        "torch": torch.get_rng_state().numpy(),
+    }
+    if torch.cuda.is_available():
+        found["cuda"] = torch.cuda.get_rng_state().numpy()
+    return found
+
+
+def set_random_state(found):
+    """Go on drawing where `random_state` was taken."""
+    version, *keys = found["python"].tolist()
+    random.setstate((version, tuple(keys), None))
+    position, has_gauss, cached = found["numpy_rest"].tolist()
+    np.random.set_state(("MT19937", found["numpy"], int(position), int(has_gauss), cached))
+    torch.set_rng_state(torch.from_numpy(found["torch"]))
+    if "cuda" in found and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.from_numpy(found["cuda"]))
+
+
+def capture(run):
+    """(pieces, own, facts) of this rank at the end of a round, for checkpoint.write: copies; the run goes on."""
+    t = run.topology
+    pieces, own = parts(run.optimizer, t.place, t.m)
+    own |= {f"buffers/{name}": to_numpy(buffer) for name, buffer in run.model.named_buffers()}
+    own |= {f"random/{name}": np.array(values) for name, values in random_state().items()}
+    groups = [{key: value for key, value in g.items() if key != "params"} for g in run.optimizer.param_groups]
+    facts = {
+        "groups": groups,
+        "training_seconds": run.training_seconds,
+        "seconds": run.metrics.seconds,
+        "coupling": dict(run.coupling),
+    }
+    return pieces, own, facts
+
+
+def find(out, world):
+    """(the newest complete and intact checkpoint of a folder as Stored, or None; a line for each damaged one).
+
+    Collective over all ranks, which share the reading.
+    """
+    lines = []
+    for folder in world.bcast(folders(out) if world.Get_rank() == 0 else None):
+        problem, manifest = None, None
+        try:
+            manifest = world.bcast(read_manifest_or_problem(folder) if world.Get_rank() == 0 else None)
+            if isinstance(manifest, str):
+                raise Damaged(manifest)
+            if manifest is not None:
+                for entry in manifest["files"][world.Get_rank() :: world.Get_size()]:
+                    verify(folder, entry)
+        except Damaged as error:
+            problem = str(error)
+        problems = [p for p in world.allgather(problem) if p]
+        if problems:
+            lines.append(f"skipped a damaged checkpoint: {problems[0]}")
+        elif manifest is not None:
+            return Stored(folder, manifest), lines
+    return None, lines
+
+
+def read_manifest_or_problem(folder):
+    """The manifest, None where there is none, or what is wrong with it as a string: for all ranks to hear."""
+    try:
+        return read_manifest(folder)
+    except Damaged as error:
+        return str(error)
+
+
+def check_settings(manifest, settings, folder):
+    """Raises BadInput where the settings are those of another run than the checkpoint's."""
+    before, now = flatten(manifest["settings"]), flatten(sections(settings))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and name not in MAY_CHANGE:
+            raise BadInput(
+                f"--{name} {now.get(name)}: the checkpoints in {folder} were made with {before.get(name)}, which a run "
+                "cannot change when it goes on; give another --out, or --resume never with a new one"
+            )
+
+
+def sections(settings):
+    """The settings by section, without what names files and ranks."""
+    return settings.model_dump(exclude={"recipe", "out", "resume", "replicas"})
+
+
+def flatten(tables):
+    """{section.key: value} as JSON has them."""
+    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+
+
+def restore(run, stored):
+    """Bring a run that is set up to where the checkpoint was taken; a line on what is not as it was, or None.
+
+    Collective over all ranks.
+    """
+    t, manifest = run.topology, stored.manifest
+    same = (t.n, t.m) == (stored.n, stored.m)
+    there = t.replica_index < stored.n
+    source = t.replica_index * stored.m + t.place % stored.m if there else t.place % stored.m
+    vectors = stored.replica(t.replica_index) if there else at_rest(stored)
+    own, facts = stored.own(source), stored.facts(source)
+    mine = {name.removeprefix("optimizer/"): v for name, v in own.items() if name.startswith("optimizer/")}
+    if not same:
+        # what has been told of the weights was told to others
+        vectors = {name: values for name, values in vectors.items() if not name.startswith("payload_")}
+        mine = {name: values for name, values in mine.items() if not name.startswith("payload_")}
+    if not there:
+        mine = {name: np.zeros_like(v) if name.startswith("v") else vectors["x"] for name, v in mine.items()}
+    run.optimizer.restore({**vectors, **mine}, manifest["step"], facts["groups"])
+    with torch.no_grad():
+        for name, buffer in run.model.named_buffers():
+            buffer.copy_(torch.from_numpy(own[f"buffers/{name}"]).reshape(buffer.shape))
+    if same:
+        set_random_state({name.removeprefix("random/"): v for name, v in own.items() if name.startswith("random/")})
+    else:
+        torch.manual_seed((run.settings.run.seed * 1_000_003 + t.world.Get_rank() + 1) * 1_000_003 + manifest["step"])
+    state = run.scheduler.state_dict()
+    rates = [group["lr"] for group in run.optimizer.param_groups]
+    state.update(last_epoch=manifest["step"], _step_count=manifest["step"] + 1, _last_lr=rates)
+    run.scheduler.load_state_dict(state)
+    run.step, run.training_seconds = manifest["step"], facts["training_seconds"]
+    run.coupling.update(facts["coupling"])
+    run.metrics.go_on(manifest["round"], stored.facts(0)["seconds"])
+    return None if same else changes(stored, t)
+
+
+def at_rest(stored):
+    """What a replica that was not there begins with: the mean of the others, without momentum."""
+    first, *others = (stored.replica(a) for a in range(stored.n))
+    # of Elastic-SGD the reference is a state of its own, and the replica's weights are xa
+    mean = first["x"] if "xa" in first else sum((o["x"] for o in others), first["x"]) / stored.n
+    new = {name: np.zeros_like(values) if name.startswith("v") else mean.copy() for name, values in first.items()}
+    return new | {name: first[name] for name in ("lagged",) if name in first}
+
+
+def changes(stored, t):
+    """What another number of ranks changes, in words."""
+    told = f"goes on with {t.n} x {t.m} ranks after {stored.n} x {stored.m}"
+    if t.n < stored.n:
+        told += f"; only the first {t.n} replicas are kept"
+    if t.n > stored.n:
+        told += f"; {t.n - stored.n} more replicas start at the reference"
+    return f"{told}; dropout is drawn anew"
