@@ -95,16 +95,16 @@ def fingerprint(path):
     return {"bytes": path.stat().st_size, "blake2b": digest.hexdigest()}
 
 
-def seal(manifest):
-    """A manifest with the checksum of its own text."""
-    text = json.dumps(manifest, sort_keys=True)
-    return {**manifest, "blake2b": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+def as_text(manifest):
+    """A manifest as its file has it, with the checksum of its own text."""
+    digest = hashlib.blake2b(json.dumps(manifest).encode(), digest_size=16)
+    return json.dumps({**manifest, "blake2b": digest.hexdigest()}, indent=1)
 
 
 def complete(folder, files, facts):
     """Write the manifest, which makes the checkpoint complete. Raises OSError."""
     partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(seal({"format": FORMAT, "files": files, **facts}), indent=1))
+    partial.write_text(as_text({"format": FORMAT, "files": files, **facts}))
     into_place(partial, folder / MANIFEST)
 
 
@@ -112,13 +112,14 @@ def read_manifest(folder):
     """A complete checkpoint's manifest, None where there is none. Raises Damaged."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        found = manifest.pop("blake2b")
+        text = path.read_text()
+        manifest = json.loads(text)
+        manifest.pop("blake2b")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise Damaged(f"{path} cannot be read ({error})") from None
-    if seal(manifest)["blake2b"] != found:
+    if as_text(manifest) != text:
         raise Damaged(f"{path} is not what was written")
     if manifest["format"] != FORMAT:
         raise Damaged(f"{path} has format {manifest['format']}, this version reads {FORMAT}")

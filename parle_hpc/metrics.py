@@ -42,15 +42,15 @@ class Metrics:
 
         They are done anew. With round -1 nothing is kept.
         """
-        self._started = time.perf_counter() - seconds
         self._bar.update(round + 1)
         path = self._folder and self._folder / "metrics.jsonl"
-        if not path or not path.exists():
-            return
-        partial = path.with_suffix(".partial")
-        with open(path) as file, open(partial, "w") as kept:
-            kept.writelines(line for line in file if belongs(line, round))
-        into_place(partial, path)
+        if path and path.exists():
+            kept = [line for line in path.read_text().splitlines(keepends=True) if belongs(line, round)]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(kept))
+            into_place(partial, path)
+            seconds = max([seconds, *(json.loads(line)["seconds"] for line in kept[-1:])])
+        self._started = time.perf_counter() - seconds
 
     def _append(self, name, line):
         """Write a line; where the disk is full or gone, keep it for the next time."""
