@@ -149,7 +149,8 @@ def study(runs):
 def study_of_replicas(run):
     """The Study of the replicas that a finished run kept. Raises BadInput where it kept none."""
     settings, data, model = open_run(run)
-    paths = sorted((Path(run) / "replicas").glob("*.pt"), key=lambda path: int(path.stem))
+    # by number
+    paths = sorted((Path(run) / "replicas").glob("*.pt"), key=lambda path: (len(path.stem), path.stem))
     if len(paths) < 2:
         raise BadInput(f"{run} kept fewer than two replicas; train two or more with --run.save_replicas true")
     states = []

@@ -10,6 +10,7 @@ ranks of one share the work.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -48,21 +49,18 @@ def write(folder, rank, pieces, own, facts):
     Raises OSError where the disk is full or gone; then nothing is left of the file.
     """
     path = folder / f"{rank}.h5"
-    partial = path.with_suffix(".partial")
-    try:
-        # one writer and no reader: nothing to lock, and some shared file systems cannot
-        with h5py.File(partial, "w", locking=False) as file:
-            file.attrs["facts"] = json.dumps(facts)
-            for name, piece in pieces.items():
-                dataset = _fill(file, f"replica/{name}", piece.values)
-                dataset.attrs.update(start=piece.start, size=piece.size)
-            for name, values in own.items():
-                _fill(file, f"rank/{name}", np.atleast_1d(values))
-        into_place(partial, path)
-        return {"name": path.name, **fingerprint(path)}
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    # in memory first: HDF5 cannot close a file whose disk is full, and holds the interpreter while it waits for one
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        file.attrs["facts"] = json.dumps(facts)
+        for name, piece in pieces.items():
+            dataset = _fill(file, f"replica/{name}", piece.values)
+            dataset.attrs.update(start=piece.start, size=piece.size)
+        for name, values in own.items():
+            _fill(file, f"rank/{name}", np.atleast_1d(values))
+    content = memory.getbuffer()
+    write_whole(path, content)
+    return {"name": path.name, "bytes": len(content), "blake2b": hashlib.blake2b(content, digest_size=16).hexdigest()}
 
 
 def _fill(file, name, values):
@@ -74,25 +72,23 @@ def _fill(file, name, values):
     return dataset
 
 
-def into_place(partial, path):
-    """Give a written file its name once it is on the disk."""
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+def write_whole(path, content):
+    """Write a file that is there with all of `content`, on the disk, or not at all. Raises OSError."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def fingerprint(path):
-    """{bytes, blake2b} of a file."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "blake2b": digest.hexdigest()}
 
 
 def as_text(manifest):
@@ -103,9 +99,7 @@ def as_text(manifest):
 
 def complete(folder, files, facts):
     """Write the manifest, which makes the checkpoint complete. Raises OSError."""
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(as_text({"format": FORMAT, "files": files, **facts}))
-    into_place(partial, folder / MANIFEST)
+    write_whole(folder / MANIFEST, as_text({"format": FORMAT, "files": files, **facts}).encode())
 
 
 def read_manifest(folder):
@@ -129,11 +123,15 @@ def read_manifest(folder):
 def verify(folder, entry):
     """Raises Damaged where a file is not what the manifest's entry says."""
     path = folder / entry["name"]
+    digest = hashlib.blake2b(digest_size=16)
     try:
-        found = fingerprint(path)
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+            size = file.tell()
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror})") from None
-    if found != {key: entry[key] for key in found}:
+    if (size, digest.hexdigest()) != (entry["bytes"], entry["blake2b"]):
         raise Damaged(f"{path} is not what was written")
 
 

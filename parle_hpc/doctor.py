@@ -109,8 +109,8 @@ def examine(topology, MPI, hvd, n, m, given, here, step):
     step(
         "the start of MPI",
         given.wait,
-        "start all ranks with one command, the launcher of this MPI; between nodes, name the network, as in "
-        "export OMPI_MCA_btl_tcp_if_include=INTERFACE",
+        "start all ranks with one command, the launcher of this MPI (Slurm: srun --mpi=pmix; srun --mpi=list shows "
+        "what there is); between nodes, name the network, as in export OMPI_MCA_btl_tcp_if_include=INTERFACE",
     )
     world = topology.start(MPI, here)
     step("gathering what the ranks see", given.wait, OTHERS)

@@ -10,7 +10,7 @@ from .flat import in_memory_order
 def compare_weights(run):
     """Compare the weights of the ranks of each replica. Collective over the replica.
 
-    Raises Drifted, on all its ranks, where they are not the same: those of the rank in the minority are named.
+    Raises Drifted, on all its ranks, where they are not the same; the line names the ranks in the minority.
     """
     replica = run.topology.replica
     if run.topology.m == 1:
@@ -22,10 +22,12 @@ def compare_weights(run):
     everyone = replica.allgather((mine, run.rank))
     values = [value for value, _ in everyone]
     usual = max(values, key=values.count)
+    if 2 * values.count(usual) <= len(values):
+        usual = None  # no majority: it can be any of them
     others = ", ".join(f"rank {rank} on {run.hosts[rank]}" for value, rank in everyone if value != usual)
     raise Drifted(
-        f"the ranks of replica {run.topology.replica_index} do not hold the same weights any more, {others} other ones "
-        "than the rest: a faulty device, or libraries that differ"
+        f"the ranks of replica {run.topology.replica_index} do not hold the same weights any more, {others} having "
+        "other ones than the rest: a faulty device, or libraries that differ"
     )
 
 

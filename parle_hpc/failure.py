@@ -12,6 +12,7 @@ from .placement import placement
 
 BAD_INPUT, DIVERGED, SAVED = 2, 3, 85
 PATIENCE = 600.0  # seconds to wait for other ranks before the job is ended
+START_UP = 120.0  # seconds for the start of MPI and Horovod, and for what a run reads before its first round
 OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the others leave
 
 
@@ -81,12 +82,27 @@ def wait_for(done, what, patience=PATIENCE):
     Raises TimeoutError after `patience` seconds.
     """
     started = time.perf_counter()
-    while not done():
-        waited = time.perf_counter() - started
-        if waited > patience:
-            raise TimeoutError(f"{what} did not arrive within {patience:.0f} s; another rank is dead or stuck")
-        # another rank may need this core
-        time.sleep(min(1e-3, waited / 16))
+    with waits():
+        while not done():
+            waited = time.perf_counter() - started
+            if waited > patience:
+                raise TimeoutError(f"{what} did not arrive within {patience:.0f} s; another rank is dead or stuck")
+            # another rank may need this core
+            time.sleep(min(1e-3, waited / 16))
+
+
+_waits = 0
+
+
+@contextmanager
+def waits():
+    """The body waits for other ranks: a watchdog knows by it which rank is stuck, and which wait for that one."""
+    global _waits
+    _waits += 1
+    try:
+        yield
+    finally:
+        _waits -= 1
 
 
 def where(rank):
@@ -95,30 +111,35 @@ def where(rank):
 
 
 class Watchdog:
-    """Ends the job with one line if this rank makes no progress for `patience` seconds.
-
-    Where one rank is stuck and the others wait for it, its own time runs out first.
+    """Ends the job with one line if this rank makes no progress for `patience` seconds, a little later if it waits.
 
     Attributes:
         doing: what this rank is at, for the line.
     """
 
     def __init__(self, rank, patience):
-        self._rank, self._patience, self.doing = rank, patience, "starting"
-        self._last = time.monotonic()
+        self._rank, self._patience, self.doing = rank, patience, "at the start"
+        self._last, self._begun = time.monotonic(), False
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, doing=None):
         """This rank goes on."""
         self._last = time.monotonic()
-        self.doing = doing or self.doing
+        self._begun, self.doing = self._begun or doing is not None, doing or self.doing
 
     def _watch(self):
-        while (left := self._last + self._patience - time.monotonic()) > 0:
-            time.sleep(left)
+        while (now := time.monotonic()) < self._last + self._limit():
+            time.sleep(1.0)
+            if time.monotonic() > now + 5:
+                self.beat()  # this process itself was stopped for a while
+        stuck = f"waits for another rank, which is dead or stuck, {self.doing}" if _waits else f"is stuck {self.doing}"
         say(
-            f"{where(self._rank)} has been stuck for {self._patience:g} s, {self.doing}, or waits for a rank that is; "
-            "the job ends and the last complete checkpoint stays: start it again, on another node if it comes back; "
-            "--run.patience changes the time"
+            f"{where(self._rank)} {stuck}: no progress for {self._patience:g} s; the job ends and the last complete "
+            "checkpoint stays; start it again, without a node that does this again, or with more --run.patience"
         )
         os._exit(1)
+
+    def _limit(self):
+        # the rank that is stuck speaks first, and of those that wait one alone gets to speak
+        later = OTHERS_WAIT + self._rank if _waits else 0
+        return later + (self._patience if self._begun else max(START_UP, self._patience))

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from tqdm import tqdm
 
-from .checkpoint import into_place
+from .checkpoint import write_whole
 from .failure import say
 
 
@@ -46,9 +46,7 @@ class Metrics:
         path = self._folder and self._folder / "metrics.jsonl"
         if path and path.exists():
             kept = [line for line in path.read_text().splitlines(keepends=True) if belongs(line, round)]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(kept))
-            into_place(partial, path)
+            write_whole(path, "".join(kept).encode())
             seconds = max([seconds, *(json.loads(line)["seconds"] for line in kept[-1:])])
         self._started = time.perf_counter() - seconds
 

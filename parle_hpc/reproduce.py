@@ -84,9 +84,9 @@ def local_environment():
 
 def state(spec, path, data):
     """finished, to do, or interrupted. Raises BadInput where the folder holds another run."""
-    if not (path / "metrics.jsonl").exists():
+    if not os.path.exists(path / "metrics.jsonl"):
         return "to do"
-    if not (path / "reference.pt").exists():
+    if not os.path.exists(path / "reference.pt"):
         return "interrupted"
     wanted = config.load([*spec.arguments, "--data.path", str(data_file(spec, data)), "--run.seed", str(spec.seed)])
     if kind_of(Record(path).settings) != kind_of(wanted):
@@ -137,12 +137,16 @@ def run(specs, runs, data):
 
 def available(specs, data):
     """The runs whose data set is prepared; a line for each data set that is not. Raises BadInput where none is."""
-    missing = dict.fromkeys(data_file(spec, data) for spec in specs if not data_file(spec, data).is_file())
-    for path in missing:
-        say(f"left out: what needs {path}; make it with python -m parle_hpc.data.prepare {path.stem} --out {path}")
+    missing = dict.fromkeys(data_file(spec, data) for spec in specs if not os.path.isfile(data_file(spec, data)))
     left = [spec for spec in specs if data_file(spec, data) not in missing]
     if not left:
-        raise BadInput(f"no data set of this experiment is in {data}; prepare one, or give its folder as --data")
+        names = ", ".join(path.name for path in missing)
+        raise BadInput(
+            f"--data {data}: no data set of this experiment is there, of {names}; prepare one with "
+            "python -m parle_hpc.data.prepare, or give the folder that has it"
+        )
+    for path in missing:
+        say(f"left out: what needs {path}; make it with python -m parle_hpc.data.prepare {path.stem} --out {path}")
     return left
 
 
@@ -192,9 +196,9 @@ def main():
     what.add_argument("--sbatch", action="store_true", help="write batch scripts into OUT/sbatch and start nothing")
     try:
         given = parser.parse_args()
-        for key in ("seeds", "rounds"):
-            if getattr(given, key) is not None and getattr(given, key) < 1:
-                raise BadInput(f"--{key} {getattr(given, key)}: must be at least 1")
+        for key, most in (("seeds", 1000), ("rounds", 1_000_000)):
+            if getattr(given, key) is not None and not 1 <= getattr(given, key) <= most:
+                raise BadInput(f"--{key} {getattr(given, key)}: must be 1 to {most:,}")
         out = given.out or f"reports/{given.experiment}-{given.size}"
         specs = EXPERIMENTS[given.experiment][1](given.seeds, given.size, given.rounds)
         specs = [spec for spec in specs if given.only in spec.name]

@@ -357,11 +357,10 @@ def count(number, what):
 
 def save(state, path):
     """A state dict on disk, complete or not there at all. Raises OSError with a line for people."""
-    partial, memory = path.with_name(f"{path.name}.partial"), io.BytesIO()
+    memory = io.BytesIO()
     torch.save(state, memory)
     try:
-        partial.write_bytes(memory.getbuffer())
-        checkpoint.into_place(partial, path)
+        checkpoint.write_whole(path, memory.getbuffer())
     except OSError as error:
         raise OSError(f"{path} cannot be written: {reason(error)}") from None
 

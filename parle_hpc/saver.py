@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from . import checkpoint
-from .failure import wait_for, where
+from .failure import wait_for, waits, where
 
 
 class Saver:
@@ -62,7 +62,8 @@ class Saver:
             entry = self._future.result()
         except (OSError, ArithmeticError) as error:
             problem = f"{where(self._world.Get_rank())}: {reason(error)}"
-        everyone = self._world.allgather((entry, problem))
+        with waits():
+            everyone = self._world.allgather((entry, problem))
         problems = [p for _, p in everyone if p]
         if self._world.Get_rank() == 0 and not problems:
             try:
@@ -71,7 +72,8 @@ class Saver:
                 checkpoint.prune(self._out, keep)
             except OSError as error:
                 problems = [f"{where(0)}: {reason(error)}"]
-        problem = self._world.bcast(problems[0] if problems else None)
+        with waits():
+            problem = self._world.bcast(problems[0] if problems else None)
         if problem is None:
             self.last = self.round
         self.round = None

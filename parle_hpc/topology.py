@@ -14,10 +14,9 @@ import sys
 import numpy as np
 import torch
 
-from .failure import PATIENCE, BadInput, bounded, wait_for
+from .failure import PATIENCE, START_UP, BadInput, bounded, wait_for, waits
 from .placement import placement
 
-START_UP = 120.0  # seconds for the self-test
 # the library itself under the names that MPIs give it, not its C++ and Fortran interfaces
 MPI_LIBRARY = re.compile(r"libmpi(ch)?(_(cray|gnu|intel|nvidia|amd|pgi)\w*)?\.so[.\d]*")
 
@@ -207,7 +206,8 @@ class Topology:
             result = function(*arguments)
         except BadInput as raised:
             error = str(raised)
-        errors = [e for e in self.world.allgather(error) if e is not None]
+        with waits():
+            errors = [e for e in self.world.allgather(error) if e is not None]
         if errors:
             raise BadInput(errors[0])
         return result
@@ -232,7 +232,8 @@ class Topology:
             same = [g for g in gradients if g.dtype == dtype]
             flat = torch.cat([g.reshape(-1) for g in same])
             travels = flat.cpu() if flat.is_cuda and self._gradients_on_host else flat
-            self._hvd.allreduce_(travels, op=self._hvd.Average, name=f"gradients {dtype}")
+            with waits():
+                self._hvd.allreduce_(travels, op=self._hvd.Average, name=f"gradients {dtype}")
             if travels is not flat:
                 flat.copy_(travels)
             pieces = torch.split(flat, [g.numel() for g in same])

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 
 import h5py
 import numpy as np
@@ -132,12 +133,45 @@ def replace(name, array, **options):
     return change
 
 
+def attribute(name, value):
+    def change(file):
+        file.attrs[name] = value
+
+    return change
+
+
+def elsewhere(name, link):
+    def change(file):
+        del file[name]
+        file[name] = link
+
+    return change
+
+
+def outside(name, shape, dtype):
+    def change(file):
+        del file[name]
+        file.create_dataset(name, (shape,), dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda file: file.__delitem__("test"), ["test/images", "missing"]),
         (lambda file: file.__delitem__("train/labels"), ["train/labels", "missing"]),
         (lambda file: file.attrs.__delitem__("classes"), ["classes", "missing"]),
+        (attribute("classes", "ten"), ["classes", "positive integer"]),
+        (attribute("classes", h5py.Empty("i8")), ["classes", "positive integer"]),
+        (attribute("classes", 0), ["classes", "positive integer"]),
+        (attribute("classes", 10**6), ["digits has 10 classes, not 1000000"]),
+        (attribute("name", 5), ["name", "text"]),
+        (replace("train/images", np.zeros((1437, 0, 28, 28), np.uint8)), ["train/images", "no image"]),
+        (elsewhere("train/labels", h5py.ExternalLink("/etc/passwd", "x")), ["train/labels"]),
+        (elsewhere("train/labels", h5py.SoftLink("/test/labels")), ["train/labels lies elsewhere"]),
+        (outside("train/labels", 1437, np.int64), ["train/labels lies elsewhere"]),
+        (replace("train/labels", None, shape=(10**13,), dtype=np.int64, chunks=True), ["(10000000000000,)"]),
         (set_label(10), ["test/labels", "10", "0 to 9"]),
         (set_label(-1), ["test/labels", "-1"]),
         (replace("train/images", np.zeros((1437, 28, 28), np.uint8)), ["train/images", "N x C x H x W"]),
@@ -151,6 +185,37 @@ def test_a_file_that_is_no_data_set_is_refused(digits, tmp_path, change, words):
     with pytest.raises(BadInput) as error:
         open_dataset(path)
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
+
+
+def test_every_bit_but_those_of_images_is_guarded(digits, tmp_path):
+    whole, right = digits.read_bytes(), open_dataset(digits)
+    with h5py.File(digits) as file:
+        images = [file[f"{part}/images"] for part in ("train", "test")]
+        pixels = [range(i.id.get_offset(), i.id.get_offset() + i.size) for i in images]
+    others = [at for at in range(len(whole)) if not any(at in part for part in pixels)]
+    path, refused = tmp_path / "flipped.h5", 0
+    for at in np.random.default_rng(0).choice(others, 200, replace=False):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            found = open_dataset(path)
+        except BadInput as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            # padding
+            assert (found.name, found.classes) == (right.name, right.classes)
+            for part in ("train", "test"):
+                assert np.array_equal(getattr(found, part).labels, getattr(right, part).labels)
+                assert np.array_equal(getattr(found, part).images, getattr(right, part).images)
+    assert refused > 50
+
+
+def test_the_output_must_be_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for out in (tmp_path, tmp_path / "pipe", "/"):
+        with pytest.raises(BadInput, match=f"--out {out}: is not a file"):
+            prepare("digits", out=out)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_file_of_another_data_set_is_refused(digits):

@@ -34,6 +34,9 @@ def write_run(folder, errors, *arguments, seed=0, finished=True):
     return folder
 
 
+START = '{"event": "start", "seconds": 0, "round": 0, "step": 0, "passes": 0}\n'
+
+
 @pytest.fixture
 def runs(tmp_path):
     """MNIST: Parle of 3 and of 6, three seeds and one, and SGD, two seeds and one that did not end."""
@@ -144,13 +147,29 @@ def test_published_numbers_are_the_papers():
     assert report.measured(np.array([1.0, 2.0, 3.0])) == "2.00 ± 1.00"
 
 
+def changed(key, value):
+    """Give a run's first event that has the key another value."""
+
+    def change(folder):
+        path = folder / "metrics.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        next(event for event in events if key in event)[key] = value
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda f: (f / "metrics.jsonl").unlink(), "holds no run: metrics.jsonl is missing"),
         (lambda f: (f / "config.toml").unlink(), "holds no run: config.toml is missing"),
-        (lambda f: (f / "metrics.jsonl").write_text('{"event": "start"}\n'), "has not been validated yet"),
+        (lambda f: (f / "metrics.jsonl").write_text(START), "has not been validated yet"),
         (lambda f: (f / "metrics.jsonl").write_text("[1, 2]\n{"), "not what a run writes"),
+        (lambda f: (f / "metrics.jsonl").write_text("[" * 20_000), "line 1, is not what a run writes"),
+        (changed("samples_per_second", 0), "line 2, .*samples_per_second: .*greater than 0"),
+        (changed("val_error", "x"), "line 3, .*val_error: .*number"),
+        (changed("passes", float("nan")), "passes: .*finite"),
         (lambda f: (f / "metrics.jsonl").write_text(""), "has not been validated yet"),
     ],
 )

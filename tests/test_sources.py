@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_an_archive_that_is_not_cifar_10_is_named(tmp_path, damage, words):
 def test_a_torn_archive_is_named(tmp_path, damage):
     path = raw.archive(raw.binary(raw.cifar(10), 10), "x", tmp_path / "cifar-10-binary.tar.gz")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(BadInput, match="torn or no archive"):
+    with pytest.raises(BadInput, match=r"torn or no archive|cannot be unpacked"):
         sources.cifar10(path)
 
 
@@ -121,6 +122,38 @@ def test_the_wrong_archive_and_an_empty_place_are_named(tmp_path):
         sources.cifar10(tmp_path / "empty")
     with pytest.raises(BadInput, match="no such file or folder"):
         sources.cifar100(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        # an entry of a table that would be as long as its number
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "LONG_BINPUT 2147483647"),
+        (b"p9999999999\n.", "PUT 9999999999"),
+        # an array whose content never comes would show what is in memory
+        (pickle.dumps({b"data": Malice(np.ndarray, (4, 3072), "u1"), b"labels": [0] * 4}), "test_batch"),
+        (pickle.dumps({b"data": np.zeros((4, 3072), object), b"labels": [0] * 4}), "test_batch"),
+    ],
+)
+def test_a_pickle_takes_no_more_memory_than_it_brings(content, words):
+    with pytest.raises(BadInput, match=words):
+        read_cifar_python(content, "labels", "test_batch")
+
+
+def test_what_unpacks_to_more_than_any_data_set_is_refused(tmp_path, monkeypatch):
+    path = raw.archive({"x": bytes(5000)}, "x", tmp_path / "cifar-10-binary.tar.gz")
+    monkeypatch.setattr(sources, "UNPACKED", 4000)
+    with pytest.raises(BadInput, match=r"cifar-10-binary.tar.gz unpacks to more than 4,000 bytes"):
+        sources.cifar10(path)
+
+
+def test_a_sparse_file_that_promises_more_than_there_is_is_refused(tmp_path):
+    sparse = tarfile.TarInfo("x/test_batch.bin")
+    sparse.pax_headers = {"GNU.sparse.size": str(10**12), "GNU.sparse.numblocks": "0", "GNU.sparse.map": ""}
+    path = tmp_path / "cifar-10-binary.tar"
+    path.write_bytes(sparse.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+    with pytest.raises(BadInput, match="longer than the archive"):
+        sources.cifar10(path)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,13 @@ def test_a_plain_process_trains_and_makes_its_data(tmp_path):
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("lenet_digits-")
-    assert {p.name for p in folder.iterdir()} == {"config.toml", "metrics.jsonl", "reference.pt", "train.log"}
+    assert {p.name for p in folder.iterdir()} == {
+        "checkpoints",
+        "config.toml",
+        "metrics.jsonl",
+        "reference.pt",
+        "train.log",
+    }
     assert (tmp_path / "data" / "digits.h5").exists()
 
 
@@ -257,19 +263,19 @@ def test_bad_input_gets_one_line_and_status_2(tmp_path, digits, ranks, settings,
 def test_a_folder_that_holds_a_run_is_not_overwritten(run, digits):
     folder, _ = run
     before = (folder / "metrics.jsonl").read_bytes()
-    result = mpirun(2, *TRAIN, "--out", folder, "--data.path", digits)
+    result = mpirun(2, *TRAIN, "--out", folder, "--data.path", digits, "--resume", "never")
     assert (result.returncode, len(our_lines(result))) == (2, 1)
     assert "holds a run already" in our_lines(result)[0]
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(("rate", "round", "step"), [("1e30", 0, 1), ("40", None, None)])
-def test_a_loss_that_becomes_nan_ends_the_run_with_status_3(tmp_path, digits, rate, round, step):
+@pytest.mark.parametrize(("rate", "round"), [("1e6", 0), ("40", None)])
+def test_a_loss_that_becomes_nan_ends_the_run_with_status_3(tmp_path, digits, rate, round):
     settings = ["--schedule.lr", rate, "--data.path", digits, "--out", tmp_path / "run", "--algorithm.L", 5]
     settings += ["--algorithm.gamma0", 1e-3] if round is None else []
     result = mpirun(2, *TRAIN, *settings, timeout=120)
     assert result.returncode == 3, result.stderr
     (line,) = our_lines(result)
     assert "NaN or infinite in round" in line
-    assert step is None or f"in round {round}, step {step}" in line
+    assert round is None or f"in round {round}, step " in line
     assert not (tmp_path / "run" / "reference.pt").exists()

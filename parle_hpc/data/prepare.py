@@ -13,6 +13,7 @@ zca/matrix (float64), which whiten images after global contrast normalisation.
 
 import argparse
 import os
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -49,7 +50,8 @@ def prepare(name, source=None, out=None):
         raise BadInput(f"--out {path}: is not a file, nor can become one; give the name of a file, such as {name}.h5")
     make, classes, published = SOURCES[name]
     parts, checksum = make(source)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # processes of two nodes may have one number
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # this version keeps checksums of all that is not images

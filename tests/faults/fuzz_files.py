@@ -1,0 +1,438 @@
+"""Small right files of every kind that the programs read, and strategies that damage them."""
+
+import functools
+import gzip
+import io
+import json
+import os
+import pickle
+import tarfile
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import raw
+import torch
+from hypothesis import strategies as st
+from idx import idx
+from scipy.io import savemat
+
+from parle_hpc import config
+from parle_hpc.models import build
+
+COUNTS = {"train": 12, "test": 6}
+
+
+@st.composite
+def damaged(draw, content):
+    """Bytes with some flipped, cut off, put in, overwritten or repeated, or other bytes altogether."""
+    kind = draw(st.sampled_from(["flips", "flips", "cut", "cut", "insert", "overwrite", "repeat", "replace"]))
+    if kind == "replace" or not content:
+        return draw(st.binary(max_size=64))
+    changed = bytearray(content)
+    position = draw(st.integers(0, len(content) - 1) | st.integers(0, min(2048, len(content) - 1)))
+    if kind == "flips":
+        for at in draw(st.lists(st.integers(0, len(content) - 1) | st.just(position), min_size=1, max_size=8)):
+            changed[at] ^= draw(st.integers(1, 255))
+    elif kind == "cut":
+        del changed[position:]
+    elif kind == "insert":
+        changed[position:position] = draw(st.binary(min_size=1, max_size=32))
+    elif kind == "overwrite":
+        length = draw(st.integers(1, 64))
+        changed[position : position + length] = draw(st.sampled_from([b"\0", b"\xff"])) * length
+    else:
+        changed += changed[position:]
+    return bytes(changed)
+
+
+# a prepared data set
+
+
+@functools.cache
+def data_set():
+    """A prepared data set in digits' form, with 12 and 6 images, and what every preprocessing needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.h5"
+        with h5py.File(path, "w") as file:
+            mean, std = np.array([0.3]), np.array([0.25])
+            file.attrs.update(name="digits", classes=10, checksum="none", mean=mean, std=std)
+            for i, (part, count) in enumerate(COUNTS.items()):
+                file[f"{part}/images"] = raw.images(count, i, 1, 28)
+                file[f"{part}/labels"] = np.arange(count) % 10
+            file["zca/mean"], file["zca/matrix"] = np.zeros(784), np.eye(784)
+        return path.read_bytes()
+
+
+def put(name, value, **options):
+    """Put another data set, or group, in the place of one."""
+
+    def change(file):
+        if name in file:
+            del file[name]
+        if value is None:
+            file.create_group(name)
+        else:
+            file.create_dataset(name, data=value, **options)
+
+    return change
+
+
+def attribute(name, value):
+    def change(file):
+        file.attrs[name] = value
+
+    return change
+
+
+def forget(name):
+    def change(file):
+        del (file.attrs if name in file.attrs else file)[name]
+
+    return change
+
+
+def link(name, target):
+    def change(file):
+        del file[name]
+        file[name] = target
+
+    return change
+
+
+def external(name, dtype, shape):
+    """Data that lie in another file of the machine."""
+
+    def change(file):
+        del file[name]
+        file.create_dataset(name, shape, dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+
+    return change
+
+
+def virtual(name, dtype, shape):
+    def change(file):
+        del file[name]
+        layout = h5py.VirtualLayout(shape, dtype)
+        layout[...] = h5py.VirtualSource("elsewhere.h5", "x", shape)
+        file.create_virtual_dataset(name, layout)
+
+    return change
+
+
+def claim(name, dtype, shape, **options):
+    """Far more than the file holds."""
+
+    def change(file):
+        del file[name]
+        file.create_dataset(name, shape, dtype, **options)
+
+    return change
+
+
+IMAGES, LABELS = np.zeros((12, 1, 28, 28), np.uint8), np.zeros(12, np.int64)
+CHANGES = [
+    *(forget(name) for name in ("train", "test", "train/images", "test/labels", "name", "classes", "mean", "std")),
+    *(forget(name) for name in ("zca", "zca/mean", "zca/matrix")),
+    *(put(name, None) for name in ("train/images", "test/labels", "zca/matrix")),
+    *(put("train/images", np.zeros(shape, np.uint8)) for shape in ((12, 28, 28), (12, 0, 28, 28), (0, 1, 28, 28), ())),
+    *(put("train/images", IMAGES.astype(dtype)) for dtype in ("int8", "float32", "uint16", "S1")),
+    *(put("test/images", np.zeros((6, *shape), np.uint8)) for shape in ((3, 28, 28), (1, 8, 8))),
+    put("train/images", IMAGES, chunks=True, compression="gzip"),
+    put("train/images", h5py.Empty("u1")),
+    *(put("train/labels", LABELS + value) for value in (-1, 10, 2**62)),
+    *(put("train/labels", LABELS.astype(dtype)) for dtype in ("int32", "float64", "uint64", ">i8", "S3")),
+    *(put("train/labels", np.zeros(shape, np.int64)) for shape in (5, 0, (12, 1), ())),
+    put("train/labels", h5py.Empty("i8")),
+    put("train/labels", "text"),
+    *(attribute("classes", value) for value in (0, -1, 1, 9, 2**31, 2**62, 10.5, np.nan, "ten", [10, 10], b"\xff")),
+    *(attribute("classes", value) for value in (h5py.Empty("i8"), 10**6, 10**7, "10", True)),
+    *(attribute("name", value) for value in ("mnist", "", 5, b"\xff\xfe", ["a", "b"], "x" * 5000, h5py.Empty("S1"))),
+    *(
+        attribute(name, value)
+        for name in ("mean", "std")
+        for value in ([np.nan], [np.inf], [0.0], [], [0.1, 0.2], "text", [[0.1]], 0.5, h5py.Empty("f8"), [-1.0])
+    ),
+    *(put("zca/matrix", value) for value in (np.eye(783), np.full((784, 784), np.nan), np.eye(784, dtype=int), 3.0)),
+    *(put("zca/mean", value) for value in (np.zeros(783), np.full(784, np.inf), "text", np.zeros((784, 1)))),
+    *(link("train/images", h5py.ExternalLink(name, "x")) for name in ("missing.h5", "/etc/passwd", "data.h5", ".")),
+    *(link("test/labels", h5py.SoftLink(name)) for name in ("/missing", "/test/labels", "/train", "/")),
+    *(link("train", h5py.ExternalLink(name, "/")) for name in ("missing.h5", "data.h5")),
+    external("train/images", "u1", (12, 1, 28, 28)),
+    external("train/labels", "i8", (12,)),
+    virtual("train/images", "u1", (12, 1, 28, 28)),
+    virtual("train/labels", "i8", (12,)),
+    claim("train/images", "u1", (10**12, 1, 28, 28)),
+    claim("train/labels", "i8", (10**13,), chunks=(1000,)),
+    claim("zca/matrix", "f8", (10**7, 10**7), chunks=(10, 10)),
+]
+
+
+@st.composite
+def damaged_data_set(draw):
+    """A well-formed HDF5 file that is not the data set it should be."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.h5"
+        path.write_bytes(data_set())
+        with h5py.File(path, "r+") as file:
+            draw(st.sampled_from(CHANGES))(file)
+        return path.read_bytes()
+
+
+# the folder of a run
+
+
+@functools.cache
+def weights(seed):
+    torch.manual_seed(seed)
+    stream = io.BytesIO()
+    torch.save(build("lenet", num_classes=10, in_channels=1).state_dict(), stream)
+    return stream.getvalue()
+
+
+@functools.cache
+def run_folder(name, seed=0, preprocessing="none"):
+    """The files of a finished run of LeNet on data.h5, by path."""
+    given = ["--data.path", "data.h5", "--data.preprocessing", preprocessing, "--data.batch_size", "4", "--run.seed"]
+    settings = config.load([*given, str(seed), "--replicas", "1"])
+    with tempfile.TemporaryDirectory() as folder:
+        config.write(settings, Path(folder) / "config.toml")
+        text = (Path(folder) / "config.toml").read_bytes()
+    events = [{"event": "start", "seconds": 0.1, "round": 0, "step": 0, "passes": 0, "ranks": 1}]
+    for t in range(3):
+        common = {"seconds": 1.0 + t, "round": t, "step": 25 * (t + 1), "passes": 8.0 * (t + 1)}
+        took = {"coupling_seconds": 0.01, "coupling_wait_seconds": 0.001, "samples_per_second": 100.0}
+        events.append({"event": "round", **common, "gamma": 100.0, "rho": 1.0, "lr": 0.1, **took})
+        errors = {"val_error": 50.0 - t, "val_loss": 1.0, "train_error": 49.0 - t, "train_loss": 1.0, "spread": 0.1}
+        events.append({"event": "validate", **common, **errors})
+    events[-1]["replica_error"] = [48.0]
+    events.append({"event": "end", **common, "val_error": 48.0})
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    files = {"config.toml": text, "metrics.jsonl": lines.encode(), "reference.pt": weights(seed)}
+    return {f"{name}/{file}": content for file, content in files.items()}
+
+
+@st.composite
+def damaged_metrics(draw, content):
+    """metrics.jsonl with a value, a key, a line, or several, that no run writes."""
+    lines = [json.loads(line) for line in content.splitlines()]
+    for _ in range(draw(st.integers(1, 2))):
+        event = lines[draw(st.integers(0, len(lines) - 1))]
+        key = draw(st.sampled_from(sorted(event))) if event else "event"
+        odd = [
+            None,
+            "x",
+            "",
+            [],
+            {},
+            [1, 2],
+            -1,
+            0,
+            1e308,
+            float("nan"),
+            float("inf"),
+            True,
+            10**400,
+            {"a": 1},
+            "validate",
+        ]
+        if draw(st.booleans()):
+            event[key] = draw(st.sampled_from(odd) | st.floats() | st.integers())
+        else:
+            event.pop(key, None)
+    text = [json.dumps(line) for line in lines]
+    odd = ["", "{", "[]", "3", "null", '"x"', "[" * 20_000, '{"event": ' * 20_000, "\0", "9" * 5000, "{}", "nan"]
+    if draw(st.booleans()):
+        text.insert(draw(st.integers(0, len(text))), draw(st.sampled_from(odd)))
+    return "\n".join(text[: draw(st.integers(0, len(text)))]).encode() + draw(
+        st.sampled_from([b"", b"\n", b"\n\n", b"\xff"])
+    )
+
+
+class Malice:
+    """Unpickled, it runs what it was given."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+EVIL = "executed"  # the file that a pickle makes if anything of it is executed
+MALICE = [Malice(os.system, f"touch {EVIL}"), Malice(eval, f"open('{EVIL}', 'w')"), Malice(Path, "x")]
+
+
+@st.composite
+def damaged_weights(draw, content):
+    """reference.pt that torch can read, or half can, and is not the network's."""
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    name = draw(st.sampled_from(sorted(state)))
+    kind = draw(st.sampled_from(["drop", "add", "shape", "type", "value", "other", "malice", "legacy", "huge"]))
+    if kind == "drop":
+        del state[name]
+    elif kind == "add":
+        state["more"] = state[name]
+    elif kind == "shape":
+        state[name] = state[name].unsqueeze(0)
+    elif kind == "type":
+        state[name] = draw(
+            st.sampled_from([state[name].to(torch.complex64), state[name].long(), 3, "text", None, [1.0]])
+        )
+    elif kind == "value":
+        state[name] = state[name] * draw(st.sampled_from([torch.nan, torch.inf, 1e38]))
+    elif kind == "other":
+        state = draw(
+            st.sampled_from([None, 3, "text", [], {}, {3: 4}, [state], {"state": state}, torch.zeros(3), {"": 1}])
+        )
+    elif kind == "huge":
+        state[name] = torch.zeros(1).expand(10**12)
+    elif kind == "malice":
+        state[name] = draw(st.sampled_from(MALICE))
+        if draw(st.booleans()):
+            return pickle.dumps(state[name])
+    stream = io.BytesIO()
+    torch.save(state, stream, _use_new_zipfile_serialization=kind != "legacy")
+    return stream.getvalue()
+
+
+# raw data sets
+
+
+@functools.cache
+def source(name, version="binary"):
+    """The raw files of a data set as they are published, small, by path."""
+    if name == "mnist":
+        arrays = {"images-idx3": np.zeros((4, 28, 28), np.uint8), "labels-idx1": np.zeros(4, np.uint8)}
+        return {f"raw/{part}-{kind}-ubyte": idx(array) for part in ("train", "t10k") for kind, array in arrays.items()}
+    if name == "svhn":
+        with tempfile.TemporaryDirectory() as folder:
+            raw.svhn(Path(folder), (6, 4, 4))
+            return {f"raw/{path.name}": path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    classes = int(name.removeprefix("cifar"))
+    return {f"raw/{path}": content for path, content in getattr(raw, version)(raw.cifar(classes, 4), classes).items()}
+
+
+def archived(members, pack="w:gz"):
+    """The bytes of an archive of (name, content) or TarInfo."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=pack) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(f"folder/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def linked(kind, target, name):
+    """An archive whose file is a link out of it."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, target
+        tar.addfile(member)
+    return stream.getvalue()
+
+
+def array(dtype, shape):
+    """A pickle's array that claims a shape, and has no content."""
+    return Malice(np.ndarray, shape, dtype)
+
+
+@st.composite
+def damaged_pickle(draw, content, key):
+    """A file of CIFAR's python version that is none."""
+    table = pickle.loads(content)
+    kind = draw(st.sampled_from(["malice", "value", "drop", "opcode", "other"]))
+    odd = [*MALICE, array("u1", (10**6, 3072)), array("u1", (10**12, 3072)), array("O", (4, 3072)), None, [], "x"]
+    odd += [
+        np.zeros((4, 3072)),
+        np.zeros((4, 3072), object),
+        np.zeros((4, 3071), np.uint8),
+        np.zeros(4, "S3"),
+        [[1], 2],
+    ]
+    odd += [[10**30] * 4, [-1] * 4, [10] * 4, [1.5] * 4, {}]
+    if kind in ("malice", "value"):
+        table[draw(st.sampled_from(sorted(table)))] = draw(st.sampled_from(MALICE if kind == "malice" else odd))
+    elif kind == "drop":
+        del table[draw(st.sampled_from(sorted(table)))]
+    elif kind == "opcode":
+        bombs = [
+            b"\x80\x02Nr\xff\xff\xff\x7f.",
+            b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",
+            b"(" * 10**6,
+            b"\x80\x02" + b"]" * 10**5,
+        ]
+        bombs += [
+            b"\x80\x02" + b"]" + b"(2t" * 60 + b".",
+            b"c__builtin__\neval\n.",
+            b"cos\nsystem\n(S'touch executed'\ntR.",
+        ]
+        bombs += [
+            b"\x80\x02cnumpy\nndarray\nK\x05\x85R.",
+            b"\x80\x02cnumpy\nload\n(Vx\ntR.",
+            b"p9999999999\n.",
+            b".",
+            b"\x80\x63.",
+        ]
+        return draw(st.sampled_from(bombs))
+    else:
+        return pickle.dumps(draw(st.sampled_from([None, 3, [], [table], {b"data": table}])))
+    return pickle.dumps(table, draw(st.sampled_from([0, 2, 4])))
+
+
+def damaged_matlab():
+    """A MATLAB file that is not SVHN's."""
+    X, y = np.zeros((32, 32, 3, 4), np.uint8), np.ones((4, 1), np.uint8)
+    odd = [X[..., :0], X[0], X.astype(float), X.astype(bool), np.array("text"), np.array([[1, "a"]], object), {"a": X}]
+    tables = [{"X": value, "y": y} for value in odd]
+    odd = [y * 0, y * 11, y[:2], y + 0.5, y.astype(float), np.array("text"), {"a": 1}, np.zeros((0, 0))]
+    tables += [{"X": X, "y": value} for value in odd] + [{"X": X}, {"y": y}, {}, {"x": X, "Y": y}]
+    contents = [b"MATLAB 7.3 MAT-file".ljust(116) + b"\0" * 8 + b"\0\2IM" + data_set()]
+    for table in tables:
+        for options in ({}, {"do_compression": True}):
+            stream = io.BytesIO()
+            savemat(stream, table, **options)
+            contents.append(stream.getvalue())
+    return st.sampled_from(contents)
+
+
+def bombs(name):
+    """Small files that unpack to gigabytes, or say so."""
+    zeros = gzip.compress(bytes(1 << 24)) * 128
+    huge = tarfile.TarInfo(f"folder/{name}")
+    huge.size = 10**12
+    sparse = tarfile.TarInfo(f"folder/{name}")
+    sparse.pax_headers = {"GNU.sparse.size": str(10**12), "GNU.sparse.numblocks": "0", "GNU.sparse.map": ""}
+    return [
+        zeros,
+        huge.tobuf(),
+        gzip.compress(huge.tobuf()),
+        gzip.compress(sparse.tobuf(tarfile.PAX_FORMAT) + bytes(1024)),
+    ]
+
+
+@st.composite
+def damaged_source(draw, name):
+    """A data set's raw files, by path, in a folder or an archive, of which one is damaged."""
+    version = draw(st.sampled_from(["binary", "python"])) if name.startswith("cifar") else "binary"
+    files = dict(source(name, version))
+    path = draw(st.sampled_from(sorted(files)))
+    choices = [damaged(files[path]), damaged(files[path])]
+    if version == "python":
+        choices += [damaged_pickle(files[path], name)] * 2
+    elif name == "svhn":
+        choices += [damaged_matlab()] * 2
+    files[path] = draw(st.one_of(choices) | st.sampled_from([None, b""]))
+    if name == "mnist" and files[path] is not None and draw(st.booleans()):
+        packed = gzip.compress(files.pop(path))
+        files[f"{path}.gz"] = draw(st.just(packed) | damaged(packed) | st.sampled_from(bombs(path)[:1]))
+    if name.startswith("cifar") and files[path] is not None and draw(st.booleans()):
+        members = [(path.rpartition("/")[2], content) for path, content in files.items()]
+        packed = archived(members, draw(st.sampled_from(["w:gz", "w"])))
+        odd = [linked(tarfile.SYMTYPE, "/etc/passwd", members[0][0]), linked(tarfile.FIFOTYPE, "", members[0][0])]
+        packed = draw(st.just(packed) | damaged(packed) | st.sampled_from([*bombs(members[0][0]), *odd]))
+        return {f"raw/cifar-{name[5:]}-{version}.tar.gz": packed}
+    return files

@@ -1,0 +1,40 @@
+"""Bad input is answered by one clear line: a short version of fuzz.py, and the same under mpirun."""
+
+import fuzz_files as files
+import pytest
+from fuzz import lay_out, listing, soak
+from fuzz_cases import KINDS
+from fuzz_server import Server
+from mpi import mpirun, our_lines
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_input_is_answered_by_one_line(server, kind):
+    refused, _, failures, _ = soak(server, kind, 14, 1)
+    assert not failures, "\n\n".join(failures)
+    assert refused == 14
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "name"),
+    [
+        (b"[data]\nbatch_size = \xff", files.data_set(), "mine.toml"),
+        (b"[algorithm]\nname = ['sgd']", files.data_set(), "--algorithm.name"),
+        (b"", files.data_set()[:-9000], "data.h5"),
+    ],
+)
+def test_one_rank_of_two_says_it(tmp_path, recipe, data, name):
+    lay_out({"mine.toml": recipe, "data.h5": data}, tmp_path)
+    given = ["--recipe", "mine.toml", "--data.path", "data.h5", "--out", "out"]
+    result = mpirun(2, "-m", "parle_hpc.train", *given, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = our_lines(result)
+    assert name in line
+    assert not listing(tmp_path / "out")
