@@ -6,9 +6,8 @@
 
 EXPERIMENT is table1, table2, fig1 to fig6, replicas (n = 1, 2, 3, 6, 8) or sensitivity (gamma_0 and rho_0). Runs lie in
 RUNS/SIZE/NAME and are shared between experiments; one that is finished is not run again, so the same command goes on
-after an interruption and, where batch jobs made the runs, only reports. A run that was interrupted is begun anew, and
-what it left is kept beside it; so do not start the command while jobs of it are at work. Runs whose data set is not
-prepared are left out, and named.
+after an interruption, from the last checkpoint, and, where batch jobs made the runs, only reports. Do not start it
+while such jobs are at work. Runs whose data set is not prepared are left out, and named.
 """
 
 import argparse
@@ -94,14 +93,6 @@ def state(spec, path, data):
     return "finished"
 
 
-def set_aside(path):
-    """Keep what an interrupted run left, under a name of its own."""
-    number = 1
-    while (kept := path.with_name(f"{path.name}.interrupted{number}")).exists():
-        number += 1
-    path.rename(kept)
-
-
 def write_scripts(specs, runs, data, out):
     """A batch script for each group of runs, an array over its seeds; their folder."""
     scripts = open_folder(Path(out) / "sbatch")
@@ -123,12 +114,8 @@ def write_scripts(specs, runs, data, out):
 def run(specs, runs, data):
     """Start, one after the other, the runs that are not finished. Raises BadInput where one does not end well."""
     for i, spec in enumerate(specs):
-        path = folder(runs, spec)
-        found = state(spec, path, data)
-        if found == "finished":
+        if state(spec, folder(runs, spec), data) == "finished":
             continue
-        if found == "interrupted":
-            set_aside(path)
         print(f"[{i + 1}/{len(specs)}] {spec.name}", flush=True)
         result = subprocess.run(start(spec, runs, data), env=local_environment(), stdin=subprocess.DEVNULL)
         if result.returncode:

@@ -1,0 +1,93 @@
+"""What a checkpoint of WRN-28-10 costs the training: the copy that it waits for, and the writing beside it.
+
+    python benchmarks/checkpoint.py [--batch 4] [--repeat 5] [--out FOLDER] [--json FILE]
+
+One rank, a replica of its own. Seconds of the copy, of writing and forcing to disk in the background, and of
+mini-batches of WRN-28-10 (forward, backward, step) without and with a checkpoint being written, in turn; medians with
+quartiles.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from timing import quartiles
+from torch.nn.functional import cross_entropy
+
+from parle_hpc import Parle, models, resume
+from parle_hpc.saver import Saver
+
+
+class Alone:
+    """A world of one rank."""
+
+    def Get_rank(self):
+        return 0
+
+    def allgather(self, value):
+        return [value]
+
+    def bcast(self, value):
+        return value
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4, help="images in a mini-batch (default: 4)")
+    parser.add_argument("--repeat", type=int, default=5, help="checkpoints (default: 5)")
+    parser.add_argument("--out", help="folder to write to (default: a temporary one)")
+    parser.add_argument("--json", help="write the results there too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model = models.build("wrn", in_channels=3)
+    params = list(model.parameters())
+    optimizer = Parle(params, lr=1e-3, batches_per_epoch=100)
+    images, labels = torch.rand(arguments.batch, 3, 32, 32), torch.randint(0, 10, (arguments.batch,))
+
+    def step():
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        return time.perf_counter() - started
+
+    step()
+    alone = SimpleNamespace(place=0, m=1)
+    run = SimpleNamespace(topology=alone, optimizer=optimizer, model=model, training_seconds=0.0, coupling=Counter())
+    run.metrics = SimpleNamespace(seconds=0.0)
+    found = {"copy": [], "writing": [], "mini-batch": [], "mini-batch while writing": []}
+    with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+        saver = Saver(Path(folder), Alone(), 600)
+        for i in range(arguments.repeat):
+            found["mini-batch"].append(step())
+            started = time.perf_counter()
+            snapshot = resume.capture(run)
+            found["copy"].append(time.perf_counter() - started)
+            started = time.perf_counter()
+            saver.start(i, snapshot, {"n": 1, "m": 1, "val_error": None})
+            found["mini-batch while writing"].append(step())
+            while not saver.written:
+                time.sleep(0.001)
+            found["writing"].append(time.perf_counter() - started)
+            problem = saver.settle(keep=1)
+            assert problem is None, problem
+            size = sum(file.stat().st_size for file in Path(folder).rglob("*.h5"))
+    results = {name: quartiles(seconds) for name, seconds in found.items()}
+    results["MB"] = size / 1e6
+    results["cores"] = len(os.sched_getaffinity(0))
+    print(f"WRN-28-10, {sum(p.numel() for p in params):,} parameters: a checkpoint of {size / 1e6:,.0f} MB")
+    for name in found:
+        low, median, high = results[name]
+        print(f"{name:26} {median:8.3f} s [{low:.3f}, {high:.3f}]")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
