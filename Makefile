@@ -1,6 +1,9 @@
 # make train   environment, MPI if none is there, Horovod, then Parle on handwritten digits (built-in real data)
 # make test    the same set-up, then every test
 # make lint    ruff; make clean-env removes the environment
+# make soak    N=100 runs that are killed and go on (RANKS=4 or 3 each), then a run of other numbers of replicas; hours
+# make fuzz    N=500 bad inputs
+# make slurm   Debian's packages with which the tests of a cluster run, and without which they skip; needs root
 #
 # PYTHON=python3.12   the Python to start from     TORCH=torch==2.9.1   another torch
 # NP=4                ranks for make train         ARGS="--out runs/x"  settings for make train
@@ -18,7 +21,13 @@ export OMPI_MCA_hwloc_base_binding_policy := none
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
-.PHONY: train test lint clean-env
+# Slurm looks for PMIx under the name that only the development package has
+SLURM_PACKAGES := slurm-wlm munge libpmix-dev iproute2 procps
+
+N ?= 100
+RANKS ?= 4
+
+.PHONY: train test soak fuzz lint slurm clean-env
 
 train: $(VENV)/ready
 	mpirun -np $(NP) $(BIN)/python -m parle_hpc.train $(ARGS)
@@ -26,9 +35,20 @@ train: $(VENV)/ready
 test: $(VENV)/ready lint
 	$(BIN)/python -m pytest
 
+soak: $(VENV)/ready
+	$(BIN)/python tests/faults/soak.py $(N) --ranks $(RANKS)
+	PYTHONPATH=tests $(BIN)/python tests/faults/regroup.py
+
+fuzz: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python tests/faults/fuzz.py $(N)
+
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+slurm:
+	dpkg --status $(SLURM_PACKAGES) > /dev/null 2>&1 || { apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(SLURM_PACKAGES); }
 
 $(VENV)/ready: setup.py install/environment.py install/horovod.py
 	$(PYTHON) install/environment.py $(VENV)
