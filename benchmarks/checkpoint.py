@@ -59,8 +59,8 @@ def main():
 
     step()
     alone = SimpleNamespace(place=0, m=1)
-    run = SimpleNamespace(topology=alone, optimizer=optimizer, model=model, training_seconds=0.0, coupling=Counter())
-    run.metrics = SimpleNamespace(seconds=0.0)
+    run = SimpleNamespace(topology=alone, optimizer=optimizer, model=model, samples=0, training_seconds=0.0)
+    run.metrics, run.coupling = SimpleNamespace(seconds=0.0), Counter()
     found = {"copy": [], "writing": [], "mini-batch": [], "mini-batch while writing": []}
     with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
         saver = Saver(Path(folder), Alone(), 600)

@@ -250,7 +250,7 @@ def merge(base, over):
 
 def brief(value):
     """A value as text that fits into a line."""
-    text = str(value)
+    text = " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

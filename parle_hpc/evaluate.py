@@ -124,9 +124,11 @@ class Validation:
         device: of the model.
         comm: mpi4py communicator among whose ranks the work is divided; None for this process alone.
         seen: indices of the training images to use; None for all of them.
+        beat: called with each batch.
     """
 
-    def __init__(self, model, data, batch_size, device, comm=None, seen=None):
+    def __init__(self, model, data, batch_size, device, comm=None, seen=None, beat=lambda: None):
+        self._beat = beat
         self.model, self.data, self.batch_size, self.device = model, data, batch_size, device
         self.group = Group(comm)
         self.seen = np.arange(len(data.train)) if seen is None else seen
@@ -134,10 +136,12 @@ class Validation:
     def test_batches(self):
         """This rank's batches of test images and labels."""
         for indices in shares(len(self.data.test), EVALUATION_BATCH, self.group.rank, self.group.size):
+            self._beat()
             yield self.data.test.batch(indices, self.device)
 
     def _train(self, limit):
         for indices in shares(len(self.seen), self.batch_size, self.group.rank, self.group.size, limit):
+            self._beat()
             yield self.data.train.batch(self.seen[indices], self.device)
 
     def test(self):

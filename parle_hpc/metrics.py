@@ -87,6 +87,9 @@ class Metrics:
     def close(self):
         """Leave the terminal to others."""
         self._bar.close()
+        for name, lines in self._unwritten.items():
+            if lines:
+                say(f"rank 0: {self._folder / name}: {len(lines)} lines were not written: the disk is full or gone")
 
 
 def belongs(line, round):

@@ -87,6 +87,7 @@ def capture(run):
     groups = [{key: value for key, value in g.items() if key != "params"} for g in run.optimizer.param_groups]
     facts = {
         "groups": groups,
+        "samples": run.samples,
         "training_seconds": run.training_seconds,
         "seconds": run.metrics.seconds,
         "coupling": dict(run.coupling),
@@ -178,7 +179,7 @@ def restore(run, stored):
     rates = [group["lr"] for group in run.optimizer.param_groups]
     state.update(last_epoch=manifest["step"], _step_count=manifest["step"] + 1, _last_lr=rates)
     run.scheduler.load_state_dict(state)
-    run.step, run.training_seconds = manifest["step"], facts["training_seconds"]
+    run.step, run.samples, run.training_seconds = manifest["step"], facts["samples"], facts["training_seconds"]
     run.coupling.update(facts["coupling"])
     run.metrics.go_on(manifest["round"], stored.facts(0)["seconds"])
     return None if same else changes(stored, t)

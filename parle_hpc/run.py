@@ -22,8 +22,8 @@ from .drift import compare_weights
 from .evaluate import Group, Validation, relative_spread
 from .failure import BadInput, Diverged, Drifted, Saved, Watchdog
 from .metrics import Metrics
-from .paper import COUPLING
 from .saver import Saver, overdue, reason
+from .summary import announce, coupling_counters, summarise
 from .topology import Agreement
 
 ASKED = -1  # in an Agreement, where the least number counts
@@ -76,18 +76,22 @@ class Run:
         self.rounds = min(self.rounds, s.max_rounds or self.rounds)
         self.averages = settings.algorithm.inside == "gradients"
         used = None if covers else seen
-        self.validation = Validation(self.model, self.data, settings.data.batch_size, self.device, topology.world, used)
+        self.validation = self._validation(topology.world, used)
         self.metrics = Metrics(self.folder if self.chief else None, self.rounds, B)
         self.saver = Saver(self.folder, topology.world, settings.run.patience)
         self.hosts = topology.world.allgather(socket.gethostname())
         self.step = 0
-        self.training_seconds = 0.0
+        self.samples, self.training_seconds = 0, 0.0
         self.coupling = Counter()  # of the rounds, without what validations wait for
         self.first_round, self.finished = 0, False
         if stored is not None:
             self._go_on(stored)
         if self.chief and not self.finished:
             self._prepare_folder()
+
+    def _validation(self, comm, seen):
+        batch_size = self.settings.data.batch_size
+        return Validation(self.model, self.data, batch_size, self.device, comm, seen, self.watchdog.beat)
 
     def _find_checkpoint(self):
         """(Stored to go on from, or None; lines to say). Collective. Raises BadInput where it is of another run."""
@@ -110,6 +114,13 @@ class Run:
         self.finished = self.first_round >= self.rounds and (self.folder / "reference.pt").exists()
         if self.finished:
             return
+        images = [len(self.data.train), len(self.data.test)]
+        if stored.manifest["images"] != images:
+            before = " + ".join(map(str, stored.manifest["images"]))
+            raise BadInput(
+                f"--data.path {self.settings.data.path}: holds {images[0]} + {images[1]} images; the checkpoints in "
+                f"{stored.folder} were made with {before}; give the same data, or another --out"
+            )
         changed = resume.restore(self, stored)
         self.news.append(f"goes on after round {self.first_round}/{self.rounds}, from {stored.folder}")
         if changed:
@@ -138,7 +149,7 @@ class Run:
 
         Raises Saved where a signal asked for an end, Diverged, and Drifted.
         """
-        self._announce()
+        announce(self)
         self.model.train()
         agreement = Agreement(self.topology.world, 4)
         for round in range(self.first_round, self.rounds):
@@ -253,6 +264,7 @@ class Run:
         seconds = time.perf_counter() - started
         self.training_seconds += seconds
         samples = len(losses) * self.settings.data.batch_size * self.topology.n
+        self.samples += samples
         took = {name: value - before[name] for name, value in coupling_counters(optimizer).items()}
         self.coupling.update(took)
         values = {"gamma": gamma, "rho": rho, "lr": lr, "samples_per_second": samples / seconds, **took}
@@ -275,7 +287,7 @@ class Run:
         round, replica = step // self.optimizer.round_length, rank // self.topology.m
         self.metrics.close()
         raise Diverged(
-            f"the loss became NaN or infinite in round {round}, step {step}, replica {replica}, rank {rank} on "
+            f"the loss became NaN or infinite in round {round + 1}, step {step}, replica {replica}, rank {rank} on "
             f"{self.hosts[rank]}; lower --schedule.lr, now {self.settings.schedule.lr:g}; no reference was written"
             f"{self._older()}"
         )
@@ -297,14 +309,12 @@ class Run:
         )
         if last and self.chief:
             save(state, self.folder / "reference.pt")
-            self._summarise(test, train, values["replica_error"])
+            summarise(self, test, train, values["replica_error"])
         return test.error
 
     def _replica_errors(self):
         """Validation error of each replica's own x^a, which the live weights are at the end of a round."""
-        batch_size = self.settings.data.batch_size
-        comm, seen = self.topology.replica, self.validation.seen
-        alone = Validation(self.model, self.data, batch_size, self.device, comm, seen)
+        alone = self._validation(self.topology.replica, self.validation.seen)
         test, _, state = alone.validate(self.settings.run.statistics_batches)
         if self.settings.run.save_replicas and self.topology.place == 0:
             (self.folder / "replicas").mkdir(exist_ok=True)
@@ -312,47 +322,6 @@ class Run:
         errors = np.zeros(self.topology.n)
         errors[self.topology.replica_index] = test.error
         return Group(self.topology.cross).sum(errors).tolist()
-
-    def _announce(self):
-        s, t = self.settings, self.topology
-        place = {"ranks": t.n * t.m, "device": self.device.type}
-        if self.first_round:
-            self.metrics.event("resume", self.first_round - 1, self.step, **place)
-        else:
-            self.metrics.event("start", 0, 0, **place)
-        size = sum(p.numel() for p in self.params)
-        self.metrics.say(
-            f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {s.model.name} ({size:,} parameters) "
-            f"on {self.data.name} ({len(self.data.train):,} + {len(self.data.test):,} images), "
-            f"{count(self.rounds, 'round')} of {self.optimizer.round_length} mini-batches of {s.data.batch_size}, "
-            f"{self.device.type}, {count(t.threads, 'thread')} a rank"
-        )
-        for line in self.news:
-            self.metrics.say(line)
-
-    def _summarise(self, test, train, replica_error):
-        samples = self.step * self.settings.data.batch_size * self.topology.n
-        coupling, waited, sent = (self.coupling[name] for name in coupling_counters(self.optimizer))
-        compute = self.training_seconds - coupling
-        self.metrics.event(
-            "end", self.rounds - 1, self.step, val_error=test.error, compute_seconds=compute, **self.coupling
-        )
-        for line in (
-            f"validation error of the reference  {test.error:.2f} %  (training {train.error:.2f} %, "
-            f"replicas {', '.join(f'{e:.2f}' for e in replica_error)} %)",
-            f"samples per second                 {samples / self.training_seconds:,.0f}  (all ranks)",
-            f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches "
-            f"(Parle with WRN-28-10 in the paper: {COUPLING['wrn']} %); {coupling:.2f} s, {waited:.2f} s of them "
-            f"waiting; {sent / 1e6:.1f} MB sent by this rank",
-            f"trained                            {self.step:,} mini-batches a replica "
-            f"({self.step / self.batches.B:.1f} passes) in {self.metrics.seconds:.0f} s",
-            f"written                            {self.folder}: reference.pt, metrics.jsonl, train.log, config.toml",
-        ):
-            self.metrics.say(line)
-
-
-def count(number, what):
-    return f"{number} {what}{'s' * (number > 1)}"
 
 
 def save(state, path):
@@ -363,12 +332,3 @@ def save(state, path):
         checkpoint.write_whole(path, memory.getbuffer())
     except OSError as error:
         raise OSError(f"{path} cannot be written: {reason(error)}") from None
-
-
-def coupling_counters(optimizer):
-    """What the optimiser has counted of its coupling so far, under the names of metrics.jsonl."""
-    return {
-        "coupling_seconds": optimizer.coupling_seconds,
-        "coupling_wait_seconds": optimizer.coupling_wait_seconds,
-        "coupling_bytes_sent": optimizer.coupling_bytes_sent,
-    }

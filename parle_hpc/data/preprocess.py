@@ -57,7 +57,7 @@ def _numbers(kind, file, holder, name, shape):
         raise BadInput(
             f"{file.filename}: {name} is not the {' x '.join(map(str, shape))} numbers it should be; {ADVICE}"
         )
-    numbers = torch.from_numpy(found[...].astype(np.float32))
+    numbers = torch.from_numpy(found[...].astype(np.float64)).float()
     if not numbers.isfinite().all():
         raise BadInput(f"{file.filename}: {name} is not finite; {ADVICE}")
     return numbers
