@@ -1,0 +1,119 @@
+"""Does the mean of the replicas really travel during the mini-batches? What is left to wait for at the coupling.
+
+    python benchmarks/progress.py [--rates 1gbit 10gbit] [--size 36479194] [--step 0.1] [--repeat 5] [--json FILE]
+
+Two hosts as network namespaces (root), one rank on each, a flat vector of WRN-28-10's size, rounds of 25 mini-batches
+that only compute for so many seconds. The reduction is polled once a mini-batch, as Parle.step does; by a thread every
+millisecond; and not at all. Per round: seconds left to wait at its end, and the round to one without any reduction.
+"""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+from timing import quartiles
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+WAYS = ("nothing to send", "polled once a mini-batch", "polled by a thread", "not polled")
+L = 25
+
+
+def worker(size, step, repeat):
+    """One rank: print, on rank 0, {way: [[seconds of the round, seconds waited], ...]} as JSON."""
+    import torch
+
+    from parle_hpc import Topology
+    from parle_hpc.reference import MPIReference
+
+    torch.set_num_threads(1)
+    topology = Topology.split(replicas=2)
+    xa, matrix = torch.randn(size), torch.randn(200, 200)
+    reference = MPIReference(topology.cross, xa)
+
+    def compute():
+        end = time.perf_counter() + step
+        while time.perf_counter() < end:
+            matrix @ matrix
+
+    def round(way):
+        stop = threading.Event()
+
+        def poll():
+            while not stop.wait(0.001):
+                reference.poll()
+
+        thread = threading.Thread(target=poll)
+        topology.world.Barrier()
+        started, waited = time.perf_counter(), reference.wait_seconds
+        if way != "nothing to send":
+            reference.start(xa)
+        if way == "polled by a thread":
+            thread.start()
+        for _ in range(L):
+            compute()
+            if way == "polled once a mini-batch":
+                reference.poll()
+        stop.set()
+        if way == "polled by a thread":
+            thread.join()
+        reference.collect()
+        return [time.perf_counter() - started, reference.wait_seconds - waited]
+
+    found = {way: [] for way in WAYS}
+    for i in range(repeat + 1):
+        for way in WAYS:
+            slowest = [max(times) for times in zip(*topology.world.allgather(round(way)), strict=True)]
+            if i:
+                found[way].append(slowest)
+    if topology.world.Get_rank() == 0:
+        print(json.dumps(found))
+
+
+def main():
+    from namespaces import Cluster, why_not
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", nargs="*", default=["1gbit", "10gbit"], help="of the links (default: 1gbit 10gbit)")
+    parser.add_argument("--size", type=int, default=36_479_194, help="floats (default: WRN-28-10's)")
+    parser.add_argument("--step", type=float, default=0.1, help="seconds of a mini-batch (default: 0.1)")
+    parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each way (default: 5)")
+    parser.add_argument("--json", help="write the results there too")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.size, arguments.step, arguments.repeat)
+        return
+    if reason := why_not():
+        print(f"skipped: {reason}")
+        return
+    again = [Path(__file__).resolve(), "--worker", "--size", arguments.size]
+    again += ["--step", arguments.step, "--repeat", arguments.repeat]
+    results = {"size": arguments.size, "step": arguments.step}
+    for rate in arguments.rates:
+        with Cluster(2) as cluster:
+            cluster.shape(rate)
+            done = cluster.mpirun(2, *again, timeout=3600)
+        if done.returncode:
+            sys.exit(f"{rate}: {done.stdout}{done.stderr}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        alone = [seconds for seconds, _ in found["nothing to send"]]
+        results[rate] = {}
+        for way, rounds in found.items():
+            waited = quartiles([w for _, w in rounds])
+            ratio = quartiles([seconds / a for (seconds, _), a in zip(rounds, alone, strict=True)])
+            results[rate][way] = {"waited": waited, "to_nothing": ratio}
+            print(
+                f"{rate:8} {way:26} waits {waited[1]:.3f} s [{waited[0]:.3f}, {waited[2]:.3f}]   "
+                f"round {ratio[1]:.3f} [{ratio[0]:.3f}, {ratio[2]:.3f}]",
+                flush=True,
+            )
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
