@@ -6,12 +6,14 @@ Needs root (see tests/namespaces.py); elsewhere it says so and ends. Per mini-ba
 quartiles: local steps, which are the ceiling; Parle with its coupling hidden behind the mini-batches, and with the same
 reduction waited for at once; SGD that averages gradients at every step, by Horovod and by torch's DDP (gloo). A repeat
 is one round of 25 mini-batches of each way in turn, after a round to warm up, so that what a coupling starts is paid
-for in the next round; ratios are of the two in the same repeat. Bytes are what left both hosts in the round; those of
-the local steps are Horovod's, whose ranks ask each other every few milliseconds whether there is something to do. The
-last case is shared memory: both ranks on one host.
+for in the next round; ratios are of the two in the same repeat. Bytes are what left both hosts in the round. Horovod spans
+the hosts in its own turn alone; else it is the replica's, a rank of its own, as in a run of Parle, because its ranks
+ask each other every millisecond whether there is something to do. The last case is shared memory: both ranks on one
+host.
 """
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -30,6 +32,7 @@ L = 25
 
 def worker(name, batch, repeat):
     """One rank: print, on rank 0, {way: [[seconds a mini-batch, bytes of the round], ...]} as JSON."""
+    import horovod.torch as hvd
     import torch
     import torch.distributed as dist
     from blocking import Blocking
@@ -41,7 +44,9 @@ def worker(name, batch, repeat):
     from parle_hpc.reference import MPIReference
 
     torch.set_num_threads(1)
-    topology = Topology.split(replicas=1)
+    topology = Topology.split(replicas=2)
+    both = copy.copy(topology)
+    both.m = 2
     world, rank = topology.world, topology.world.Get_rank()
     address = world.bcast(os.popen("hostname -I").read().split()[0])
     store = f"tcp://{address}:{world.bcast(20000 + os.getpid() % 20000)}"
@@ -68,7 +73,7 @@ def worker(name, batch, repeat):
             optimizer.zero_grad()
             cross_entropy(net(images), labels).backward()
             if "Horovod" in way:
-                topology.average_gradients(params)
+                both.average_gradients(params)
             optimizer.step()
 
         return step, drain
@@ -77,6 +82,9 @@ def worker(name, batch, repeat):
     found = {way: [] for way in WAYS}
     for i in range(repeat + 1):
         for way, (step, drain) in bodies.items():
+            if "Horovod" in way:
+                hvd.shutdown()
+                hvd.init(comm=world)
             world.Barrier()
             for k in range(2 * L):
                 if k == L:
@@ -84,6 +92,9 @@ def worker(name, batch, repeat):
                 step()
             seconds, sent = time.perf_counter() - started, link_bytes() - before
             drain()
+            if "Horovod" in way:
+                hvd.shutdown()
+                hvd.init(comm=topology.replica)
             if i:
                 found[way].append([max(world.allgather(seconds)) / L, sum(world.allgather(sent))])
     dist.destroy_process_group()
