@@ -6,10 +6,10 @@ Needs root (see tests/namespaces.py); elsewhere it says so and ends. Per mini-ba
 quartiles: local steps, which are the ceiling; Parle with its coupling hidden behind the mini-batches, and with the same
 reduction waited for at once; SGD that averages gradients at every step, by Horovod and by torch's DDP (gloo). A repeat
 is one round of 25 mini-batches of each way in turn, after a round to warm up, so that what a coupling starts is paid
-for in the next round; ratios are of the two in the same repeat. Bytes are what left both hosts in the round. Horovod spans
-the hosts in its own turn alone; else it is the replica's, a rank of its own, as in a run of Parle, because its ranks
-ask each other every millisecond whether there is something to do. The last case is shared memory: both ranks on one
-host.
+for in the next round; ratios are of the two in the same repeat. Bytes are what left both hosts in the round. Horovod
+spans the hosts in its own turn alone; else it is the replica's, a rank of its own, as in a run of Parle, because its
+ranks ask each other every millisecond whether there is something to do. The last case is shared memory: both ranks on
+one host.
 """
 
 import argparse
