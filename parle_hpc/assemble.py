@@ -4,11 +4,10 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data.prepare import prepare
-from .evaluate import network, untouched
+from .evaluate import network
 from .failure import BadInput
 from .optim import SGD, ElasticSGD, EntropySGD, Parle
 
@@ -33,21 +32,12 @@ def build_model(settings, data, share):
 
     share: images of a mini-batch on each rank. Raises BadInput where the network cannot take them.
     """
-    shape = data.train.images.shape[1:]
     model = network(settings, data)
     if share < 2 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise BadInput(
             f"--data.batch_size {settings.data.batch_size}: one image a rank is too few for BatchNorm; "
             f"take at least {2 * settings.data.batch_size}, or fewer ranks a replica"
         )
-    try:
-        with torch.no_grad(), untouched(model):
-            model.eval()(torch.zeros(1, *shape))
-    except RuntimeError as error:
-        size = " x ".join(map(str, shape))
-        raise BadInput(
-            f"--model.name {settings.model.name} does not take {data.name}'s images, {size} ({error})"
-        ) from None
     return model
 
 

@@ -136,7 +136,7 @@ class Run(Section):
     )
     patience: float = Field(
         600.0,
-        gt=0,
+        ge=1,
         le=LARGEST,
         description="seconds without progress, of a rank or a file system, after which the job is ended",
     )

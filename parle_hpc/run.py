@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import platform
 import socket
 import time
@@ -98,6 +99,7 @@ class Run:
         s, world = self.settings, self.topology.world
         if s.resume == "never":
             return None, []
+        self.topology.together(check_source, s.resume)
         stored, lines = resume.find(self.folder, world)
         if stored is None and s.resume != "auto":
             stored, more = resume.find(s.resume, world)
@@ -322,6 +324,12 @@ class Run:
         errors = np.zeros(self.topology.n)
         errors[self.topology.replica_index] = test.error
         return Group(self.topology.cross).sum(errors).tolist()
+
+
+def check_source(given):
+    """Raises BadInput where --resume names what is no folder."""
+    if given != "auto" and not os.path.isdir(given):
+        raise BadInput(f"--resume {given}: no such folder; give a run's folder, or auto or never")
 
 
 def save(state, path):

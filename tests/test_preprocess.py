@@ -88,6 +88,34 @@ def test_a_file_that_was_prepared_without_zca_says_so(digits):
         open_dataset(digits, preprocessing="zca")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("kind", "attributes", "zca", "words"),
+    [
+        ("standardize", {"mean": [0.1], "std": [0.0]}, {}, "standard deviation is 0"),
+        ("standardize", {"mean": [0.1, 0.2], "std": [0.1]}, {}, "mean is not the 1 numbers"),
+        ("standardize", {"mean": [float("nan")], "std": [0.1]}, {}, "mean is not finite"),
+        ("zca", {}, {"mean": np.zeros(783), "matrix": np.eye(784)}, "zca/mean is not the 784 numbers"),
+        (
+            "zca",
+            {},
+            {"mean": np.zeros(784), "matrix": np.eye(784, dtype=int)},
+            "zca/matrix is not the 784 x 784 numbers",
+        ),
+        ("zca", {}, {"mean": np.zeros(784), "matrix": np.full((784, 784), 1e308)}, "zca/matrix is not finite"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(digits, tmp_path, kind, attributes, zca, words):
+    path = tmp_path / "digits.h5"
+    path.write_bytes(digits.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs.update(attributes)
+        for name, values in zca.items():
+            file[f"zca/{name}"] = values
+    with pytest.raises(BadInput, match=f"{path}: .*{words}"):
+        open_dataset(path, preprocessing=kind)
+
+
 def test_a_prepared_cifar_states_its_whitening(cifar10):
     with h5py.File(cifar10) as file:
         assert dict(file["zca"].attrs) == {"gcn_scale": GCN_SCALE, "eps": ZCA_EPS}

@@ -225,9 +225,12 @@ def test_another_run_can_be_gone_on_with_in_a_new_folder(whole, digits, tmp_path
     printed = passes(4, *TRAIN, *SMALL, "--data.path", digits, "--out", tmp_path / "new", "--resume", copied)
     assert "goes on after round 8/12" in printed
     assert equal(whole, tmp_path / "new")
-    result = mpirun(
-        1, *TRAIN, *SMALL, "--data.path", digits, "--out", tmp_path / "other", "--resume", tmp_path / "none"
-    )
+    options = ["--data.path", digits, "--out", tmp_path / "other", "--resume", tmp_path / "none"]
+    result = mpirun(1, *TRAIN, *SMALL, *options)
+    assert result.returncode == 2
+    assert "none: no such folder; give a run's folder, or auto or never" in our_lines(result)[0]
+    (tmp_path / "none").mkdir()
+    result = mpirun(1, *TRAIN, *SMALL, *options)
     assert result.returncode == 2
     assert "none: holds no complete checkpoint" in our_lines(result)[0]
     result = mpirun(1, *TRAIN, *SMALL, "--data.path", digits, "--out", tmp_path / "new", "--resume", "never")

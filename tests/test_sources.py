@@ -149,7 +149,7 @@ def test_what_unpacks_to_more_than_any_data_set_is_refused(tmp_path, monkeypatch
 
 def test_a_sparse_file_that_promises_more_than_there_is_is_refused(tmp_path):
     sparse = tarfile.TarInfo("x/test_batch.bin")
-    sparse.pax_headers = {"GNU.sparse.size": str(10**12), "GNU.sparse.numblocks": "0", "GNU.sparse.map": ""}
+    sparse.pax_headers = {"GNU.sparse.size": str(10**12), "GNU.sparse.numblocks": "0", "GNU.sparse.map": "0,0"}
     path = tmp_path / "cifar-10-binary.tar"
     path.write_bytes(sparse.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
     with pytest.raises(BadInput, match="longer than the archive"):

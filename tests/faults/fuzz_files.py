@@ -405,7 +405,7 @@ def bombs(name):
     huge = tarfile.TarInfo(f"folder/{name}")
     huge.size = 10**12
     sparse = tarfile.TarInfo(f"folder/{name}")
-    sparse.pax_headers = {"GNU.sparse.size": str(10**12), "GNU.sparse.numblocks": "0", "GNU.sparse.map": ""}
+    sparse.pax_headers = {"GNU.sparse.size": str(10**12), "GNU.sparse.numblocks": "0", "GNU.sparse.map": "0,0"}
     return [
         zeros,
         huge.tobuf(),
