@@ -115,7 +115,7 @@ class SlurmCluster(Cluster):
 
     def environment(self, **more):
         """Of a command on the login host, and so of the jobs that it starts."""
-        # PMIx has no security of its own here, and says so at every start unless it is told to; gds: see slurm/common.sh
+        # PMIx has no security of its own here, and says so unless it is told to; of gds slurm/common.sh tells
         mine = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PMIX_MCA_psec": "native", "PMIX_MCA_gds": "hash"}
         return super().environment(**mine, **more)
 
