@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 
 CACHE_BLOCK = 1 << 17  # elements; the six vectors of an inner step, in float32, are 3 MB
+SMALL = 1 << 14  # elements of a block's average piece, below which its pieces are joined
 
 
 def in_memory_order(tensor):
@@ -31,6 +32,7 @@ class Layout:
         dtype: type of the state, float32 or, where a parameter is float64, float64.
         shares: the slice of the flat buffer that each rank of the replica holds.
         share: this rank's.
+        joins: for each block whether its pieces are small, and worth joining for a step.
         blocks: list of (group index, pieces); a piece is (parameter index, start, stop). No block crosses the border of
             the share.
 
@@ -57,6 +59,12 @@ class Layout:
         self.shares = [slice(min(b * part, self.numel), min((b + 1) * part, self.numel)) for b in range(m)]
         self.share = self.shares[place]
         self.blocks = self._cut([len(group["params"]) for group in groups])
+        # a call for each small tensor costs a CPU more than copying them into one does
+        small = [sum(b - a for _, a, b in block) < SMALL * len(block) for _, block in self.blocks]
+        self.joins = [
+            self.device.type == "cpu" and s and len(b) > 1 for s, (_, b) in zip(small, self.blocks, strict=True)
+        ]
+        self._memory = self._live = None
 
     def _cut(self, counts):
         limit = CACHE_BLOCK if self.device.type == "cpu" else self.numel + 1
@@ -93,7 +101,10 @@ class Layout:
 
     def live(self):
         """The live weights, one vector for each parameter, sharing their memory."""
-        return [in_memory_order(p.detach()) for p in self.params]
+        memory = [p.data_ptr() for p in self.params]
+        if memory != self._memory:
+            self._memory, self._live = memory, [in_memory_order(p.detach()) for p in self.params]
+        return self._live
 
     def gradients(self):
         """The gradients in the state's type, one vector for each parameter, or None where a parameter has none."""
@@ -103,7 +114,7 @@ class Layout:
         if p.grad.is_sparse:
             raise RuntimeError("sparse gradients are not supported: the state is dense")
         g = p.grad if p.grad.stride() == p.stride() else torch.empty_like(p).copy_(p.grad)
-        return in_memory_order(g.detach()).to(self.dtype)
+        return in_memory_order(g).to(self.dtype)
 
     def pack(self, flat):
         """Copy the live weights into a flat buffer."""
@@ -117,14 +128,14 @@ class Layout:
         """For each block the list of its pieces of `vectors` (one vector a parameter; None stays None)."""
         return [[None if vectors[i] is None else vectors[i][a:b] for i, a, b in block] for _, block in self.blocks]
 
-    def share_pieces(self, share):
-        """For each block in this rank's share the list of its pieces of `share`, a buffer of its size; else None."""
+    def slices(self, flat):
+        """For each block its part of a flat buffer, one vector; of a share's buffer None where the block is outside."""
+        begin = 0 if flat.numel() == self.numel else self.share.start
         found = []
         for _, block in self.blocks:
-            at = [self.offsets[i] + a - self.share.start for i, a, _ in block]
-            inside = 0 <= at[0] < share.numel()
-            ends = zip(at, block, strict=True)
-            found.append([share[start : start + b - a] for start, (_, a, b) in ends] if inside else None)
+            (first, a, _), (last, _, b) = block[0], block[-1]
+            start, stop = self.offsets[first] + a - begin, self.offsets[last] + b - begin
+            found.append(flat[start:stop] if 0 <= start < flat.numel() else None)
         return found
 
 
@@ -202,28 +213,30 @@ class FlatOptimizer(torch.optim.Optimizer):
                 self._layout.pack(self._master)
             self._take_weights()
 
-    def _weights(self):
-        """One vector for each parameter that the equations update: the live weights, or their master."""
-        return self._layout.live() if self._master is None else list(self._layout.vectors(self._master))
+    def _blocks(self, *states):
+        """(index, group, lists, weights) of each block, in which the equations are to update their first list.
 
-    def _pieces(self, *flats):
-        return [self._layout.pieces(self._layout.vectors(flat)) for flat in flats]
-
-    def _share_pieces(self, *shares):
-        return [self._layout.share_pieces(share) for share in shares]
-
-    def _blocks(self, weights, *states):
-        """(index, group, lists) of each block; lists are (weights, gradients, states...) with weight decay in the
-        gradients, without the parameters that have no gradient, and None where none has one."""
-        gradients = self._layout.pieces(self._layout.gradients())
-        for i, (index, _) in enumerate(self._layout.blocks):
-            group, lists = self.param_groups[index], None
+        lists are (weights, gradients, states...) with weight decay in the gradients, without the parameters that have
+        no gradient, and None where none has one; weights are all of the block. states: of Layout.slices.
+        """
+        layout = self._layout
+        gradients = layout.pieces(layout.gradients())
+        vectors = layout.live() if self._master is None else layout.vectors(self._master)
+        for i, ((index, block), pieces) in enumerate(zip(layout.blocks, layout.pieces(vectors), strict=True)):
+            group, lists, weights = self.param_groups[index], None, pieces
             has = [j for j, g in enumerate(gradients[i]) if g is not None]
-            if has:
-                lists = [[pieces[i][j] for j in has] for pieces in (weights, gradients, *states)]
-                if group["weight_decay"]:
-                    lists[1] = torch._foreach_add(lists[1], lists[0], alpha=group["weight_decay"])
-            yield i, group, lists
+            joined = layout.joins[i] and len(has) == len(block)
+            if joined:
+                weights = [torch.cat(pieces)]
+                lists = [weights, [torch.cat(gradients[i])], *([state[i]] for state in states)]
+            elif has:
+                split = [state[i].split([b - a for _, a, b in block]) for state in states]
+                lists = [[part[j] for j in has] for part in (pieces, gradients[i], *split)]
+            if lists and group["weight_decay"]:
+                lists[1] = torch._foreach_add(lists[1], lists[0], alpha=group["weight_decay"])
+            yield i, group, lists, weights
+            if joined:
+                torch._foreach_copy_(pieces, weights[0].split([b - a for _, a, b in block]))
 
     @contextmanager
     def at_reference(self):

@@ -144,14 +144,13 @@ class Parle(FlatOptimizer):
             self.coupling_seconds += time.perf_counter() - started
 
     def _inner_step(self):
-        weights = self._layout.pieces(self._weights())
         gamma = self.gamma
-        for i, group, lists in self._blocks(weights, self._v_y_pieces, self._x_pieces):
+        for i, group, lists, weights in self._blocks(self._v_y_slices, self._x_slices):
             if lists:
                 y, g, v, xa = lists
                 eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
-            if self._z_pieces[i] is not None:
-                eq_8b(self._z_pieces[i], weights[i], alpha=self.alpha)
+            if self._z_slices[i] is not None:
+                eq_8b(self._z_slices[i].split([w.numel() for w in weights]), weights, alpha=self.alpha)
         if self._master is not None:
             self._layout.unpack(self._master)
 
@@ -161,11 +160,11 @@ class Parle(FlatOptimizer):
             self._deputy.start(self.z)
             z = self._deputy.collect()
         x, rho = self._reference_of_this_round(z), self.rho
-        blocks = zip(self._layout.blocks, *self._share_pieces(self.x[self._mine], self.v_x, z, x), strict=True)
-        for (index, _), *lists in blocks:
-            if lists[0] is not None:
+        slices = map(self._layout.slices, (self.x[self._mine], self.v_x, z, x))
+        for (index, _), *parts in zip(self._layout.blocks, *slices, strict=True):
+            if parts[0] is not None:
                 group = self.param_groups[index]
-                eq_8c(*lists, eta=group["lr"], rho=rho, mu=group["momentum"])
+                eq_8c(*([part] for part in parts), eta=group["lr"], rho=rho, mu=group["momentum"])
         if self._gather is not None:
             self._gather(self.x)
         self._reset_y()
@@ -199,8 +198,7 @@ class Parle(FlatOptimizer):
 
     def _restart(self):
         """x^a stands still until the next coupling: its mean may travel from now on."""
-        self._x_pieces, self._v_y_pieces = self._pieces(self.x, self.v_y)
-        (self._z_pieces,) = self._share_pieces(self.z)
+        self._x_slices, self._v_y_slices, self._z_slices = map(self._layout.slices, (self.x, self.v_y, self.z))
         if self._mean is not None:
             self._mean_of_x = self._elastic and self.reference != "average"
             if self._mean_of_x:
@@ -311,15 +309,14 @@ class ElasticSGD(FlatOptimizer):
         started = time.perf_counter()
         mean, rho = self._mean.collect(), self.rho
         self.coupling_seconds += time.perf_counter() - started
-        weights = self._layout.pieces(self._weights())
-        x_pieces, v_pieces, mean_pieces = self._pieces(self.x, self.v, mean)
-        for _, group, lists in self._blocks(weights, v_pieces, x_pieces):
+        x_slices, v_slices, mean_slices = map(self._layout.slices, (self.x, self.v, mean))
+        for _, group, lists, _ in self._blocks(v_slices, x_slices):
             if lists:
                 xa, g, v, x = lists
                 eq_7a(xa, v, g, x, eta=group["lr"], rho=rho, mu=group["momentum"])
         started = time.perf_counter()
-        for (index, _), x, m in zip(self._layout.blocks, x_pieces, mean_pieces, strict=True):
-            eq_7b(x, m, eta=self.param_groups[index]["lr"])
+        for (index, _), x, m in zip(self._layout.blocks, x_slices, mean_slices, strict=True):
+            eq_7b([x], [m], eta=self.param_groups[index]["lr"])
         if self._master is not None:
             self._layout.unpack(self._master)
         self._restart()
