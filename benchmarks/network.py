@@ -1,6 +1,6 @@
 """What a slow network costs: hosts as network namespaces with shaped links, one rank on each, all ways in one run.
 
-    python benchmarks/network.py [--rates 25mbit ...] [--model lenet] [--batch 128] [--repeat 5] [--json FILE]
+    python benchmarks/network.py [--rates 25mbit ...] [--model lenet] [--repeat 5] [--ways 5] [--json FILE]
 
 Needs root (see tests/namespaces.py); elsewhere it says so and ends. Per mini-batch, medians over the repeats with
 quartiles: local steps, which are the ceiling; Parle with its coupling hidden behind the mini-batches, and with the same
@@ -27,10 +27,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 RATES = ("10mbit", "25mbit", "100mbit", "1gbit", "10gbit")
 WAYS = ("local", "Parle, hidden", "Parle, blocking", "SGD, Horovod", "SGD, DDP")
+RATIOS = (
+    ("hidden / blocking", "Parle, hidden", "Parle, blocking"),
+    ("Horovod SGD / hidden", "SGD, Horovod", "Parle, hidden"),
+)
 L = 25
 
 
-def worker(name, batch, repeat):
+def worker(name, batch, repeat, ways):
     """One rank: print, on rank 0, {way: [[seconds a mini-batch, bytes of the round], ...]} as JSON."""
     import horovod.torch as hvd
     import torch
@@ -78,10 +82,12 @@ def worker(name, batch, repeat):
 
         return step, drain
 
-    bodies = {way: steps(way) for way in WAYS}
-    found = {way: [] for way in WAYS}
+    bodies = {way: steps(way) for way in ways}
+    found = {way: [] for way in ways}
     for i in range(repeat + 1):
-        for way, (step, drain) in bodies.items():
+        # there and back, so that what drifts slowly is the same for all
+        for way in ways if i % 2 else reversed(ways):
+            step, drain = bodies[way]
             if "Horovod" in way:
                 hvd.shutdown()
                 hvd.init(comm=world)
@@ -113,22 +119,23 @@ def summary(found):
             "to_local": quartiles(seconds / local),
             "bytes": float(np.median(sent)),
         }
-    hidden, blocking, horovod = (np.array(found[way])[:, 0] for way in WAYS[1:4])
-    result["hidden / blocking"] = quartiles(hidden / blocking)
-    result["Horovod / hidden"] = quartiles(horovod / hidden)
+    for name, over, under in RATIOS:
+        if {over, under} <= set(found):
+            result[name] = quartiles(np.array(found[over])[:, 0] / np.array(found[under])[:, 0])
     return result
 
 
 def show(case, result):
-    for way in WAYS:
+    for way in (way for way in WAYS if way in result):
         r = result[way]
         low, median, high = (1e3 * s for s in r["seconds"])
         to_local = f"{r['to_local'][1]:.3f} [{r['to_local'][0]:.3f}, {r['to_local'][2]:.3f}]"
         print(
             f"{case:14} {way:16} {median:8.1f} [{low:.1f}, {high:.1f}]   {to_local:24} {r['bytes']:14,.0f}", flush=True
         )
-    hidden, horovod = result["hidden / blocking"][1], result["Horovod / hidden"][1]
-    print(f"{case:14} hidden / blocking {hidden:.3f}; Horovod SGD / hidden {horovod:.2f}", flush=True)
+    for name in (name for name, *_ in RATIOS if name in result):
+        low, median, high = result[name]
+        print(f"{case:14} {name} {median:.3f} [{low:.3f}, {high:.3f}]", flush=True)
 
 
 def main():
@@ -139,17 +146,22 @@ def main():
     parser.add_argument("--model", choices=("lenet", "allcnn"), default="lenet", help="network (default: lenet)")
     parser.add_argument("--batch", type=int, default=128, help="images in a mini-batch of a rank (default: 128)")
     parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each way (default: 5)")
+    parser.add_argument(
+        "--ways", type=int, default=5, help="the first so many of: " + "; ".join(WAYS) + " (default: 5)"
+    )
     parser.add_argument("--json", help="write the results there too")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    ways = WAYS[: arguments.ways]
     if arguments.worker:
-        worker(arguments.model, arguments.batch, arguments.repeat)
+        worker(arguments.model, arguments.batch, arguments.repeat, ways)
         return
     if reason := why_not():
         print(f"skipped: {reason}")
         return
     again = [Path(__file__).resolve(), "--worker"]
     again += ["--model", arguments.model, "--batch", arguments.batch, "--repeat", arguments.repeat]
+    again += ["--ways", arguments.ways]
     results = {"model": arguments.model, "batch": arguments.batch}
     print(f"{'link':14} {'way':16} {'ms a mini-batch':>20}   {'to local steps':24} {'bytes a round':>14}")
     cases = [(2, rate) for rate in arguments.rates] + [(1, "shared memory")]

@@ -32,9 +32,9 @@ class Layout:
         dtype: type of the state, float32 or, where a parameter is float64, float64.
         shares: the slice of the flat buffer that each rank of the replica holds.
         share: this rank's.
-        joins: for each block whether its pieces are small, and worth joining for a step.
         blocks: list of (group index, pieces); a piece is (parameter index, start, stop). No block crosses the border of
             the share.
+        joins: for each block whether its pieces are small, and joined for a step.
 
     Raises ValueError where parameters are on several devices, not floating-point, or not dense in memory.
     """
@@ -60,10 +60,7 @@ class Layout:
         self.share = self.shares[place]
         self.blocks = self._cut([len(group["params"]) for group in groups])
         # a call for each small tensor costs a CPU more than copying them into one does
-        small = [sum(b - a for _, a, b in block) < SMALL * len(block) for _, block in self.blocks]
-        self.joins = [
-            self.device.type == "cpu" and s and len(b) > 1 for s, (_, b) in zip(small, self.blocks, strict=True)
-        ]
+        self.joins = [self.device.type == "cpu" and are_small(pieces) for _, pieces in self.blocks]
         self._memory = self._live = None
 
     def _cut(self, counts):
@@ -137,6 +134,10 @@ class Layout:
             start, stop = self.offsets[first] + a - begin, self.offsets[last] + b - begin
             found.append(flat[start:stop] if 0 <= start < flat.numel() else None)
         return found
+
+
+def are_small(pieces):
+    return len(pieces) > 1 and sum(stop - start for _, start, stop in pieces) < SMALL * len(pieces)
 
 
 def require(condition, name, value, right):
