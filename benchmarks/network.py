@@ -146,9 +146,7 @@ def main():
     parser.add_argument("--model", choices=("lenet", "allcnn"), default="lenet", help="network (default: lenet)")
     parser.add_argument("--batch", type=int, default=128, help="images in a mini-batch of a rank (default: 128)")
     parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each way (default: 5)")
-    parser.add_argument(
-        "--ways", type=int, default=5, help="the first so many of: " + "; ".join(WAYS) + " (default: 5)"
-    )
+    parser.add_argument("--ways", type=int, default=5, help=f"the first so many of {'; '.join(WAYS)} (default: all)")
     parser.add_argument("--json", help="write the results there too")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -23,10 +23,7 @@ def nesterov(p, v, d, *, eta, mu):
 
 def proximal(g, p, center, strength):
     """g + strength (p - center), in new tensors: the bracket of (6a), (7a) and (8a)."""
-    d = torch._foreach_sub(p, center)
-    torch._foreach_mul_(d, strength)
-    torch._foreach_add_(d, g)
-    return d
+    return torch._foreach_add(g, torch._foreach_sub(p, center), alpha=strength)
 
 
 def eq_6a(y, v, g, x, *, eta, gamma, mu):

@@ -150,7 +150,9 @@ class Cluster:
             for where, device in ((host, INTERFACE), (self.login, host.name)):
                 where("tc", "qdisc", "del", "dev", device, "root", check=False)
                 if rate:
-                    limit = ["rate", rate, "burst", "64kb", "latency", "400ms"]
+                    # tbf cuts up what exceeds a burst, and TCP hands over 64 KB at once: work that a network card does,
+                    # and not the core of a rank
+                    limit = ["rate", rate, "burst", "128kb", "latency", "400ms"]
                     where("tc", "qdisc", "add", "dev", device, "root", "tbf", *limit)
 
     def lose(self, host):
