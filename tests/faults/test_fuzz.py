@@ -16,9 +16,9 @@ def server():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_input_is_answered_by_one_line(server, kind):
-    refused, _, failures, _ = soak(server, kind, 14, 1)
+    refused, _, failures, _ = soak(server, kind, 8, 1)
     assert not failures, "\n\n".join(failures)
-    assert refused == 14
+    assert refused == 8
 
 
 @pytest.mark.parametrize(

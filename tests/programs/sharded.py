@@ -7,7 +7,6 @@ import gc
 import hashlib
 import json
 import sys
-from itertools import product
 
 import numpy as np
 import torch
@@ -79,7 +78,7 @@ cases = {
     "blocking, whole": (True, None),
 }
 everything = {}
-for reference, payload in product(("current", "lagged", "average"), ("full", "bfloat16")):
+for reference, payload in (("current", "full"), ("lagged", "full"), ("average", "full"), ("current", "bfloat16")):
     found = {name: train(*case, reference, payload) for name, case in cases.items()}
     digests = topology.replica.allgather([digest for digest, _ in found.values()])
     counts = {name: counted for name, (_, counted) in found.items()}
