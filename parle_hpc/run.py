@@ -182,6 +182,7 @@ class Run:
         if self.first_round >= self.rounds:
             # all trained, in another folder or before the reference was written
             self._validate(self.first_round - 1, last=True)
+        summarise(self, *self.result)
         self.metrics.close()
 
     def _words(self, losses, round):
@@ -311,7 +312,7 @@ class Run:
         )
         if last and self.chief:
             save(state, self.folder / "reference.pt")
-            summarise(self, test, train, values["replica_error"])
+        self.result = test, train, values.get("replica_error")
         return test.error
 
     def _replica_errors(self):

@@ -36,7 +36,7 @@ def summarise(run, test, train, replica_error):
         f"waiting; {sent / 1e6:.1f} MB sent by this rank",
         f"trained                            {run.step:,} mini-batches a replica "
         f"({run.step / run.batches.B:.1f} passes) in {run.metrics.seconds:.0f} s",
-        f"written                            {run.folder}: reference.pt, metrics.jsonl, train.log, config.toml",
+        f"written                            {run.folder}: reference.pt, checkpoints/, metrics.jsonl, train.log",
     ):
         run.metrics.say(line)
 
