@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import torch
 
-CACHE_BLOCK = 1 << 17  # elements; the six vectors of an inner step, in float32, are 3 MB
-SMALL = 1 << 14  # elements of a block's average piece, below which its pieces are joined
+CACHE_BLOCK = 1 << 18  # elements; the six vectors of an inner step, in float32, are 6 MB
+SMALL = 1 << 15  # elements of a piece, below which it is joined with neighbours that are small too
 
 
 def in_memory_order(tensor):
@@ -34,7 +34,8 @@ class Layout:
         share: this rank's.
         blocks: list of (group index, pieces); a piece is (parameter index, start, stop). No block crosses the border of
             the share.
-        joins: for each block whether its pieces are small, and joined for a step.
+        runs: for each block slices of its pieces: a run of small neighbours is one vector for a step.
+        run_sizes: for each block and run the sizes of its pieces.
 
     Raises ValueError where parameters are on several devices, not floating-point, or not dense in memory.
     """
@@ -59,9 +60,13 @@ class Layout:
         self.shares = [slice(min(b * part, self.numel), min((b + 1) * part, self.numel)) for b in range(m)]
         self.share = self.shares[place]
         self.blocks = self._cut([len(group["params"]) for group in groups])
-        # a call for each small tensor costs a CPU more than copying them into one does
-        self.joins = [self.device.type == "cpu" and are_small(pieces) for _, pieces in self.blocks]
-        self._memory = self._live = None
+        self.runs = [self._runs(pieces) for _, pieces in self.blocks]
+        self.run_sizes = [
+            [[b - a for _, a, b in pieces[run]] for run in runs]
+            for (_, pieces), runs in zip(self.blocks, self.runs, strict=True)
+        ]
+        self._strides = [p.stride() for p in self.params]
+        self._memory = self._live = self._live_pieces = None
 
     def _cut(self, counts):
         limit = CACHE_BLOCK if self.device.type == "cpu" else self.numel + 1
@@ -87,6 +92,12 @@ class Layout:
         cuts = sorted({*range(0, self.sizes[i], limit), *(c for c in borders if 0 < c < self.sizes[i]), self.sizes[i]})
         return pairwise(cuts)
 
+    def _runs(self, pieces):
+        """A call for each small tensor costs a CPU more than copying several into one does."""
+        joins = [self.device.type == "cpu" and stop - start < SMALL for _, start, stop in pieces]
+        begins = [j for j in range(len(pieces)) if not (j and joins[j - 1] and joins[j])]
+        return [slice(a, b) for a, b in pairwise([*begins, len(pieces)])]
+
     def zeros(self, share=False):
         """A new flat buffer, shape (N,), or of the size of this rank's share."""
         size = self.share.stop - self.share.start if share else self.numel
@@ -101,17 +112,28 @@ class Layout:
         memory = [p.data_ptr() for p in self.params]
         if memory != self._memory:
             self._memory, self._live = memory, [in_memory_order(p.detach()) for p in self.params]
+            self._live_pieces = self.pieces(self._live)
         return self._live
+
+    def live_pieces(self):
+        """`pieces` of the live weights."""
+        self.live()
+        return self._live_pieces
 
     def gradients(self):
         """The gradients in the state's type, one vector for each parameter, or None where a parameter has none."""
-        return [None if p.grad is None else self._gradient(p) for p in self.params]
+        return [self._gradient(*each) for each in zip(self.params, self._strides, self.sizes, strict=True)]
 
-    def _gradient(self, p):
-        if p.grad.is_sparse:
+    def _gradient(self, p, stride, size):
+        g = p.grad
+        if g is None:
+            return None
+        if g.is_sparse:
             raise RuntimeError("sparse gradients are not supported: the state is dense")
-        g = p.grad if p.grad.stride() == p.stride() else torch.empty_like(p).copy_(p.grad)
-        return in_memory_order(g).to(self.dtype)
+        if g.stride() != stride:
+            g = torch.empty_like(p).copy_(g)
+        g = g.as_strided((size,), (1,))
+        return g if g.dtype == self.dtype else g.to(self.dtype)
 
     def pack(self, flat):
         """Copy the live weights into a flat buffer."""
@@ -123,7 +145,15 @@ class Layout:
 
     def pieces(self, vectors):
         """For each block the list of its pieces of `vectors` (one vector a parameter; None stays None)."""
-        return [[None if vectors[i] is None else vectors[i][a:b] for i, a, b in block] for _, block in self.blocks]
+        return [[self._piece(vectors[i], a, b) for i, a, b in block] for _, block in self.blocks]
+
+    def _piece(self, vector, start, stop):
+        return vector if vector is None or stop - start == vector.numel() else vector[start:stop]
+
+    def in_runs(self, flat):
+        """As `slices`, but one vector for each run of the block."""
+        parts = zip(self.slices(flat), self.run_sizes, strict=True)
+        return [None if part is None else part.split([sum(run) for run in runs]) for part, runs in parts]
 
     def slices(self, flat):
         """For each block its part of a flat buffer, one vector; of a share's buffer None where the block is outside."""
@@ -136,8 +166,14 @@ class Layout:
         return found
 
 
-def are_small(pieces):
-    return len(pieces) > 1 and sum(stop - start for _, start, stop in pieces) < SMALL * len(pieces)
+def joined(pieces, runs):
+    """One vector a run: the piece itself, or a copy of several in a row."""
+    return [pieces[run.start] if run.stop - run.start == 1 else torch.cat(pieces[run]) for run in runs]
+
+
+def cut(vectors, sizes):
+    """The views that vectors, one a run, consist of."""
+    return [piece for vector, parts in zip(vectors, sizes, strict=True) for piece in vector.split(parts)]
 
 
 def require(condition, name, value, right):
@@ -218,26 +254,26 @@ class FlatOptimizer(torch.optim.Optimizer):
         """(index, group, lists, weights) of each block, in which the equations are to update their first list.
 
         lists are (weights, gradients, states...) with weight decay in the gradients, without the parameters that have
-        no gradient, and None where none has one; weights are all of the block. states: of Layout.slices.
+        no gradient, and None where none has one; weights are the block's, one vector a run. states: of Layout.in_runs.
         """
         layout = self._layout
         gradients = layout.pieces(layout.gradients())
-        vectors = layout.live() if self._master is None else layout.vectors(self._master)
-        for i, ((index, block), pieces) in enumerate(zip(layout.blocks, layout.pieces(vectors), strict=True)):
-            group, lists, weights = self.param_groups[index], None, pieces
+        lives = layout.live_pieces() if self._master is None else layout.pieces(layout.vectors(self._master))
+        for i, (runs, pieces) in enumerate(zip(layout.runs, lives, strict=True)):
+            group = self.param_groups[layout.blocks[i][0]]
+            weights, lists = joined(pieces, runs), None
             has = [j for j, g in enumerate(gradients[i]) if g is not None]
-            joined = layout.joins[i] and len(has) == len(block)
-            if joined:
-                weights = [torch.cat(pieces)]
-                lists = [weights, [torch.cat(gradients[i])], *([state[i]] for state in states)]
+            if len(has) == len(pieces):
+                lists = [weights, joined(gradients[i], runs), *(state[i] for state in states)]
             elif has:
-                split = [state[i].split([b - a for _, a, b in block]) for state in states]
-                lists = [[part[j] for j in has] for part in (pieces, gradients[i], *split)]
+                apart = [cut(vectors, layout.run_sizes[i]) for vectors in (weights, *(state[i] for state in states))]
+                apart.insert(1, gradients[i])
+                lists = [[part[j] for j in has] for part in apart]
             if lists and group["weight_decay"]:
                 lists[1] = torch._foreach_add(lists[1], lists[0], alpha=group["weight_decay"])
             yield i, group, lists, weights
-            if joined:
-                torch._foreach_copy_(pieces, weights[0].split([b - a for _, a, b in block]))
+            if len(runs) < len(pieces):
+                torch._foreach_copy_(pieces, cut(weights, layout.run_sizes[i]))
 
     @contextmanager
     def at_reference(self):

@@ -145,12 +145,12 @@ class Parle(FlatOptimizer):
 
     def _inner_step(self):
         gamma = self.gamma
-        for i, group, lists, weights in self._blocks(self._v_y_slices, self._x_slices):
+        for i, group, lists, weights in self._blocks(self._v_y_runs, self._x_runs):
             if lists:
                 y, g, v, xa = lists
                 eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
-            if self._z_slices[i] is not None:
-                eq_8b(self._z_slices[i].split([w.numel() for w in weights]), weights, alpha=self.alpha)
+            if self._z_runs[i] is not None:
+                eq_8b(self._z_runs[i], weights, alpha=self.alpha)
         if self._master is not None:
             self._layout.unpack(self._master)
 
@@ -198,7 +198,7 @@ class Parle(FlatOptimizer):
 
     def _restart(self):
         """x^a stands still until the next coupling: its mean may travel from now on."""
-        self._x_slices, self._v_y_slices, self._z_slices = map(self._layout.slices, (self.x, self.v_y, self.z))
+        self._x_runs, self._v_y_runs, self._z_runs = map(self._layout.in_runs, (self.x, self.v_y, self.z))
         if self._mean is not None:
             self._mean_of_x = self._elastic and self.reference != "average"
             if self._mean_of_x:
@@ -309,13 +309,13 @@ class ElasticSGD(FlatOptimizer):
         started = time.perf_counter()
         mean, rho = self._mean.collect(), self.rho
         self.coupling_seconds += time.perf_counter() - started
-        x_slices, v_slices, mean_slices = map(self._layout.slices, (self.x, self.v, mean))
-        for _, group, lists, _ in self._blocks(v_slices, x_slices):
+        for _, group, lists, _ in self._blocks(*map(self._layout.in_runs, (self.v, self.x))):
             if lists:
                 xa, g, v, x = lists
                 eq_7a(xa, v, g, x, eta=group["lr"], rho=rho, mu=group["momentum"])
         started = time.perf_counter()
-        for (index, _), x, m in zip(self._layout.blocks, x_slices, mean_slices, strict=True):
+        slices = map(self._layout.slices, (self.x, mean))
+        for (index, _), x, m in zip(self._layout.blocks, *slices, strict=True):
             eq_7b([x], [m], eta=self.param_groups[index]["lr"])
         if self._master is not None:
             self._layout.unpack(self._master)
