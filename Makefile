@@ -4,6 +4,7 @@
 # make soak    N=100 runs that are killed and go on (RANKS=4 or 3 each), then a run of other numbers of replicas; hours
 # make fuzz    N=500 bad inputs
 # make slurm   Debian's packages with which the tests of a cluster run, and without which they skip; needs root
+# make container-test   containers/cpu.def executed in a tree of debootstrap, and used there; root, Debian
 #
 # PYTHON=python3.12   the Python to start from     TORCH=torch==2.9.1   another torch
 # NP=4                ranks for make train         ARGS="--out runs/x"  settings for make train
@@ -27,7 +28,7 @@ SLURM_PACKAGES := slurm-wlm munge libpmix-dev iproute2 procps
 N ?= 100
 RANKS ?= 4
 
-.PHONY: train test soak fuzz lint slurm clean-env
+.PHONY: train test soak fuzz lint slurm container-test clean-env
 
 train: $(VENV)/ready
 	mpirun -np $(NP) $(BIN)/python -m parle_hpc.train $(ARGS)
@@ -54,6 +55,10 @@ slurm:
 $(VENV)/ready: setup.py install/environment.py install/horovod.py
 	$(PYTHON) install/environment.py $(VENV)
 	@touch $@
+
+container-test: slurm $(VENV)/ready
+	dpkg --status debootstrap > /dev/null 2>&1 || apt-get -qq install --yes --no-install-recommends debootstrap
+	PYTHONPATH=tests $(BIN)/python tests/containers/tree.py
 
 clean-env:
 	rm -rf $(VENV)

