@@ -22,6 +22,7 @@ from .data.store import default_path, open_dataset
 from .drift import compare_weights
 from .evaluate import Group, Validation, relative_spread
 from .failure import BadInput, Diverged, Drifted, Saved, Watchdog
+from .memory import keep_freed
 from .metrics import Metrics
 from .saver import Saver, overdue, reason
 from .summary import announce, coupling_counters, summarise
@@ -49,6 +50,8 @@ class Run:
         self.folder = topology.world.bcast(folder)
         stored, self.news = self._find_checkpoint()
         self.device = topology.together(topology.device, settings.run.device)
+        if self.device.type == "cpu":
+            keep_freed()
         path = Path(settings.data.path or default_path(settings.data.name))
         if settings.data.name == "digits" and not settings.data.path:
             topology.together(make_digits, path, topology.local_rank)
