@@ -26,24 +26,31 @@ from .failure import BAD_INPUT, BadInput, Parser, leave, say
 from .records import Record, kind_of
 from .report import open_folder, write, write_analysis
 
-SBATCH = """#!/bin/bash
-#SBATCH --job-name={name}
+ROOT = Path(__file__).resolve().parent.parent
+SBATCH = """#!/usr/bin/env bash
+# {group}: a run for each seed. slurm/*.sbatch say what the lines are for, slurm/site.sh holds what is the site's.
+
+##SBATCH --account=ACCOUNT
+##SBATCH --partition=PARTITION
+#SBATCH --job-name={group}
 #SBATCH --array=0-{last}
 #SBATCH --nodes={nodes}
-#SBATCH --ntasks={ranks}
-#SBATCH --gpus-per-task=1
+#SBATCH --ntasks-per-node={tasks}
+#SBATCH --gpus-per-node={tasks}
 #SBATCH --cpus-per-task=4
 #SBATCH --time=24:00:00
+#SBATCH --signal=USR1@300
+#SBATCH --requeue
 #SBATCH --output=%x-%A_%a.out
 #SBATCH --open-mode=append
-##SBATCH --account=YOUR_ACCOUNT
-##SBATCH --partition=YOUR_PARTITION
 set -euo pipefail
-# srun of Slurm 22.05 and newer does not take cpus-per-task from sbatch
-export SRUN_CPUS_PER_TASK="${{SLURM_CPUS_PER_TASK:-4}}"
+
+PARLE_HPC_ROOT=${{PARLE_HPC_ROOT:-{root}}}
+PARLE_HPC_DATA=${{PARLE_HPC_DATA:-{data}}}
+source "$PARLE_HPC_ROOT/slurm/common.sh"
+
 # the array's index is the seed
-srun --mpi=pmix --kill-on-bad-exit=1 --gpu-bind=none {command} --run.seed "$SLURM_ARRAY_TASK_ID" \\
-    --out "{folder}-seed$SLURM_ARRAY_TASK_ID"
+train {recipe} {dataset} {settings} --out {folder}-seed"$SLURM_ARRAY_TASK_ID"
 """
 
 
@@ -94,18 +101,29 @@ def state(spec, path, data):
 
 
 def write_scripts(specs, runs, data, out):
-    """A batch script for each group of runs, an array over its seeds; their folder."""
+    """A batch script for each group of runs, an array over its seeds; their folder.
+
+    Raises BadInput where the package is not that of a clone, whose slurm/ the scripts need.
+    """
+    if not (ROOT / "slurm" / "common.sh").exists():
+        raise BadInput(f"--sbatch: no slurm/common.sh in {ROOT}; start it from a clone, installed by pip install -e .")
     scripts = open_folder(Path(out) / "sbatch")
     for group in dict.fromkeys(spec.group for spec in specs):
         mine = [spec for spec in specs if spec.group == group]
         spec, target = mine[0], folder(runs, mine[0])
+        nodes = 1 if spec.ranks <= 4 else 2
+        _, recipe, *settings = spec.arguments
         text = SBATCH.format(
-            name=group,
+            group=group,
             last=len(mine) - 1,
-            ranks=spec.ranks,
-            nodes=1 if spec.ranks <= 4 else 2,
-            command=shlex.join(["python", *command(spec, data)]),
-            folder=target.with_name(group),
+            nodes=nodes,
+            tasks=spec.ranks // nodes,
+            root=shlex.quote(str(ROOT)),
+            data=shlex.quote(str(data)),
+            recipe=recipe,
+            dataset=spec.settings.data.name,
+            settings=shlex.join(settings),
+            folder=shlex.quote(str(target.with_name(group))),
         )
         (scripts / f"{group}.sbatch").write_text(text)
     return scripts

@@ -3,6 +3,8 @@
 import json
 import shlex
 import shutil
+import subprocess
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -173,18 +175,24 @@ def test_a_dry_run_prints_commands_that_the_program_takes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+STAND_IN = 'train() { printf "%s\\n" "$PARLE_HPC_ROOT" "$PARLE_HPC_DATA" "$@"; }'
+
+
 def test_batch_scripts_start_the_same_runs(tmp_path):
     specs = EXPERIMENTS["table2"][1](3, "paper", None)
     folder = reproduce.write_scripts(specs, "runs", "data", tmp_path)
     scripts = sorted(folder.iterdir())
     assert len(scripts) == 9
     text = (folder / "allcnn_cifar10_split6-parle-n6.sbatch").read_text()
-    assert "#SBATCH --ntasks=6" in text
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=3\n#SBATCH --gpus-per-node=3\n" in text
     assert "#SBATCH --array=0-2" in text
-    lines = text.replace("\\\n", " ").splitlines()
-    (line,) = [line for line in lines if line.startswith("srun --mpi=pmix --kill-on-bad-exit=1")]
-    filled = line.replace("$SLURM_ARRAY_TASK_ID", "2")
-    settings = config.load(shlex.split(filled)[shlex.split(filled).index("parle_hpc.train") + 1 :])
+    # common.sh's train, as it would call the trainer
+    started = text.replace('source "$PARLE_HPC_ROOT/slurm/common.sh"', STAND_IN)
+    shown = subprocess.run(["bash"], input=started, env={"SLURM_ARRAY_TASK_ID": "2"}, capture_output=True, text=True)
+    root, data, recipe, dataset, *given = shown.stdout.splitlines()
+    assert (Path(root) / "slurm" / "common.sh").exists()
+    assert (data, dataset) == ("data", "cifar10")
+    settings = config.load(["--recipe", recipe, "--run.seed", "2", *given])
     assert settings.out == "runs/paper/allcnn_cifar10_split6-parle-n6-seed2"
     assert (settings.run.seed, settings.replicas, settings.data.fraction) == (2, 6, 0.25)
 
