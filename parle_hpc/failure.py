@@ -76,11 +76,15 @@ def bounded(seconds, what, rank=0):
         timer.cancel()
 
 
-def wait_for(done, what, patience=PATIENCE):
+_patience = PATIENCE
+
+
+def wait_for(done, what, patience=None):
     """Wait until done(), such as the Test of an MPI request, is true.
 
-    Raises TimeoutError after `patience` seconds.
+    Raises TimeoutError after `patience` seconds; None: PATIENCE, or longer where a Watchdog has more.
     """
+    patience = _patience if patience is None else patience
     started = time.perf_counter()
     with waits():
         while not done():
@@ -118,6 +122,9 @@ class Watchdog:
     """
 
     def __init__(self, rank, patience):
+        global _patience
+        # where a watchdog watches, it is the one that ends a wait, and names who is stuck
+        _patience = max(PATIENCE, patience + 4 * OTHERS_WAIT)
         self._rank, self._patience, self.doing = rank, patience, "at the start"
         self._last, self._begun = time.monotonic(), False
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()

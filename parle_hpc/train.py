@@ -18,6 +18,7 @@ from . import config
 from .failure import (
     BAD_INPUT,
     DIVERGED,
+    PATIENCE,
     SAVED,
     BadInput,
     Diverged,
@@ -47,6 +48,8 @@ def main(arguments=None):
     from .run import Run
     from .topology import Topology
 
+    # Horovod must not lose patience before the watchdog does
+    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(max(PATIENCE, settings.run.patience))))
     try:
         topology = Topology.split(replicas=settings.replicas)
         run = Run(settings, topology, preemption)
