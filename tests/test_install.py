@@ -95,7 +95,8 @@ def test_the_patch_changes_what_it_must(horovod, tmp_path, cuda, capsys):
         "horovod/torch/CMakeLists.txt": "set(CMAKE_CXX_STANDARD 14)\n"
         "from distutils.sysconfig import get_python_inc; print(get_python_inc())\n",
         "horovod/common/ops/cuda/CMakeLists.txt": "set(CMAKE_CUDA_STANDARD 11)\n",
-        "cmake/Modules/FindPytorch.cmake": "(torch.version.cuda is not None) and (CUDA_HOME is not None)\n",
+        "cmake/Modules/FindPytorch.cmake": "(torch.version.cuda is not None) and (CUDA_HOME is not None)\n"
+        "(torch.version.hip is not None) and (ROCM_HOME is not None)\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +110,7 @@ def test_the_patch_changes_what_it_must(horovod, tmp_path, cuda, capsys):
     assert "STANDARD 17" in kernels
     assert ("check_language(CUDA)" in main) is cuda
     assert ("CUDA_HOME" in finder) is cuda
+    assert ("ROCM_HOME" in finder) is cuda
     assert "macro(ADD_CUDA)" in main
     # a source that is not the one we know is not patched half
     with pytest.raises(SystemExit):
