@@ -1,9 +1,16 @@
-"""How the benchmarks measure: bodies in turn, in one run, after three rounds to warm up."""
+"""What the benchmarks share: how they measure (bodies in turn, after three rounds to warm up), and how they report."""
 
+import argparse
+import json
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+
+# what hosts and ranks are made of belongs to the tests
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 
 def synchronised_time(device):
@@ -28,6 +35,25 @@ def side_by_side(bodies, repeat, device):
 def quartiles(values):
     """25, 50 and 75 %."""
     return [float(q) for q in np.percentile(values, [25, 50, 75])]
+
+
+def shown(quarters, digits=1, scale=1e3):
+    """Quartiles of seconds as "median [25 %, 75 %]" in ms; with scale=1 as they are."""
+    low, median, high = (f"{scale * q:.{digits}f}" for q in quarters)
+    return f"{median} [{low}, {high}]"
+
+
+def command_line(about):
+    """A command line with --json, for `write`."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", help="write the results there too")
+    return made
+
+
+def write(results, path):
+    """The results as JSON, where a path was given."""
+    if path:
+        Path(path).write_text(json.dumps(results, indent=2))
 
 
 def device_name(device):

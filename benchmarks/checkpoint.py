@@ -7,8 +7,6 @@ mini-batches of WRN-28-10 (forward, backward, step) without and with a checkpoin
 quartiles.
 """
 
-import argparse
-import json
 import os
 import tempfile
 import time
@@ -17,34 +15,23 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from timing import quartiles
+from bench import command_line, quartiles, shown, write
+from replicas import Alone
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import Parle, models, resume
+from parle_hpc.memory import keep_freed
 from parle_hpc.saver import Saver
 
 
-class Alone:
-    """A world of one rank."""
-
-    def Get_rank(self):
-        return 0
-
-    def allgather(self, value):
-        return [value]
-
-    def bcast(self, value):
-        return value
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--batch", type=int, default=4, help="images in a mini-batch (default: 4)")
     parser.add_argument("--repeat", type=int, default=5, help="checkpoints (default: 5)")
     parser.add_argument("--out", help="folder to write to (default: a temporary one)")
-    parser.add_argument("--json", help="write the results there too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()
     model = models.build("wrn", in_channels=3)
     params = list(model.parameters())
     optimizer = Parle(params, lr=1e-3, batches_per_epoch=100)
@@ -83,10 +70,8 @@ def main():
     results["cores"] = len(os.sched_getaffinity(0))
     print(f"WRN-28-10, {sum(p.numel() for p in params):,} parameters: a checkpoint of {size / 1e6:,.0f} MB")
     for name in found:
-        low, median, high = results[name]
-        print(f"{name:26} {median:8.3f} s [{low:.3f}, {high:.3f}]")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+        print(f"{name:26} {shown(results[name], 3, 1):>24} s")
+    write(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,11 @@ runs differ. Medians with quartiles, and ratios to the flat buffer of the same r
 
 import argparse
 import json
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
-from timing import quartiles
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from bench import command_line, quartiles, shown, write
+from hosts import need_hosts, on_hosts
 
 BUCKETS = (1, 4)  # MB
 WAYS = ("local", "flat", *(f"buckets of {size} MB" for size in BUCKETS), "DistributedOptimizer")
@@ -73,8 +70,10 @@ def worker(name, batch, repeat):
     from torch.nn.functional import cross_entropy
 
     from parle_hpc import Topology, models
+    from parle_hpc.memory import keep_freed
 
     torch.set_num_threads(1)
+    keep_freed()
     topology = Topology.split(replicas=1)
     channels, size = {"lenet": (1, 28), "allcnn": (3, 32)}[name]
     images = torch.rand(batch, channels, size, size).contiguous(memory_format=torch.channels_last)
@@ -120,39 +119,25 @@ def summary(found):
 
 
 def main():
-    from namespaces import Cluster, why_not
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--model", choices=("lenet", "allcnn"), default="allcnn", help="network (default: allcnn)")
     parser.add_argument("--batch", type=int, default=32, help="images in a mini-batch of a rank (default: 32)")
     parser.add_argument("--rates", nargs="*", default=["1gbit"], help="of the links (default: 1gbit)")
     parser.add_argument("--repeat", type=int, default=20, help="measured mini-batches of each way (default: 20)")
-    parser.add_argument("--json", help="write the results there too")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         worker(arguments.model, arguments.batch, arguments.repeat)
         return
-    if reason := why_not():
-        print(f"skipped: {reason}")
-        return
-    again = [Path(__file__).resolve(), "--worker", "--model", arguments.model]
-    again += ["--batch", arguments.batch, "--repeat", arguments.repeat]
+    need_hosts()
     results = {"model": arguments.model, "batch": arguments.batch}
     print(f"{'link':14} {'way':22} {'ms a mini-batch':>22}   to flat")
     for count, case in [(1, "shared memory"), *((2, rate) for rate in arguments.rates)]:
-        with Cluster(count) as cluster:
-            cluster.shape(case if count > 1 else None)
-            done = cluster.mpirun(2, *again, timeout=3600)
-        if done.returncode:
-            sys.exit(f"{case}: {done.stdout}{done.stderr}")
-        results[case] = summary(json.loads(done.stdout.splitlines()[-1]))
+        rate = case if count > 1 else None
+        results[case] = summary(on_hosts(count, rate, arguments, "model", "batch", "repeat"))
         for way, r in results[case].items():
-            low, median, high = (1e3 * s for s in r["seconds"])
-            ratio = f"{r['to_flat'][1]:.3f} [{r['to_flat'][0]:.3f}, {r['to_flat'][2]:.3f}]"
-            print(f"{case:14} {way:22} {median:8.1f} [{low:.1f}, {high:.1f}]   {ratio}", flush=True)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+            print(f"{case:14} {way:22} {shown(r['seconds']):>22}   {shown(r['to_flat'], 3, 1)}", flush=True)
+    write(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,20 @@ contrast-normalised, whitened (ZCA), mirrored and shifted. One of the network: f
 for the run: 50,000 random images of CIFAR-10's shape, and a random matrix in ZCA's place, which costs the same.
 """
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
-from timing import device_name, quartiles, side_by_side
+from bench import command_line, device_name, quartiles, shown, side_by_side, write
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import models
 from parle_hpc.data.augment import augment
 from parle_hpc.data.split import MiniBatches
 from parle_hpc.data.store import open_dataset
+from parle_hpc.memory import keep_freed
 
 PIXELS = 3 * 32 * 32
 
@@ -64,14 +63,14 @@ def network(batch, device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--repeat", type=int, default=5, help="measurements of each (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda, where the network is in bfloat16 (default: cpu)")
     parser.add_argument("--batch", type=int, default=128, help="images in a mini-batch (default: 128)")
-    parser.add_argument("--json", help="write the results there too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed()
     device, batch = torch.device(arguments.device), arguments.batch
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.h5"
@@ -84,10 +83,8 @@ def main():
     print(f"{'':24} {'images per second':>18} {'times WRN-16-4':>16}   ms of a mini-batch: median [quartiles]")
     for case, (low, median, high) in quarters.items():
         results[case] = {"quartiles_seconds": [low, median, high], "ratio": eaten / median}
-        shown = f"{1e3 * median:9.2f} [{1e3 * low:.2f}, {1e3 * high:.2f}]"
-        print(f"{case:24} {batch / median:18,.0f} {eaten / median:16.1f}   {shown}")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+        print(f"{case:24} {batch / median:18,.0f} {eaten / median:16.1f}   {shown([low, median, high], 2)}")
+    write(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,8 @@ The buffers are those of an optimiser that has taken a step, read from the tenso
 2 + 3/m floats per parameter besides weight and gradient (`lagged` one share more).
 """
 
-import argparse
-import json
-from pathlib import Path
-
 import torch
+from bench import command_line, write
 
 from parle_hpc import Parle, models
 
@@ -64,9 +61,8 @@ def buffers(model, m, reference):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 4, 8], help="m (default: 1 2 4 8)")
-    parser.add_argument("--json", help="write the results there too")
     arguments = parser.parse_args()
     model = models.build("wrn", in_channels=3)
     N = sum(p.numel() for p in model.parameters())
@@ -81,8 +77,7 @@ def main():
             print(
                 f"{reference:8} m = {m}: {state / 4 / N:.3f} floats per parameter (2 + 3/m: {formula:.3f}); MB: {shown}"
             )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+    write(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,11 @@ import argparse
 import copy
 import json
 import os
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
-from timing import quartiles
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from bench import command_line, quartiles, shown, write
+from hosts import need_hosts, on_hosts
 
 RATES = ("10mbit", "25mbit", "100mbit", "1gbit", "10gbit")
 WAYS = ("local", "Parle, hidden", "Parle, blocking", "SGD, Horovod", "SGD, DDP")
@@ -44,10 +41,12 @@ def worker(name, batch, repeat, ways):
     from torch.nn.functional import cross_entropy
 
     from parle_hpc import Parle, Topology, models, reference
+    from parle_hpc.memory import keep_freed
     from parle_hpc.optim import SGD
     from parle_hpc.reference import MPIReference
 
     torch.set_num_threads(1)
+    keep_freed()
     topology = Topology.split(replicas=2)
     both = copy.copy(topology)
     both.m = 2
@@ -128,51 +127,34 @@ def summary(found):
 def show(case, result):
     for way in (way for way in WAYS if way in result):
         r = result[way]
-        low, median, high = (1e3 * s for s in r["seconds"])
-        to_local = f"{r['to_local'][1]:.3f} [{r['to_local'][0]:.3f}, {r['to_local'][2]:.3f}]"
-        print(
-            f"{case:14} {way:16} {median:8.1f} [{low:.1f}, {high:.1f}]   {to_local:24} {r['bytes']:14,.0f}", flush=True
-        )
+        seconds, to_local = shown(r["seconds"]), shown(r["to_local"], 3, 1)
+        print(f"{case:14} {way:16} {seconds:>22}   {to_local:24} {r['bytes']:14,.0f}", flush=True)
     for name in (name for name, *_ in RATIOS if name in result):
-        low, median, high = result[name]
-        print(f"{case:14} {name} {median:.3f} [{low:.3f}, {high:.3f}]", flush=True)
+        print(f"{case:14} {name} {shown(result[name], 3, 1)}", flush=True)
 
 
 def main():
-    from namespaces import Cluster, why_not
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rates", nargs="*", default=RATES, help=f"of the links (default: {' '.join(RATES)})")
     parser.add_argument("--model", choices=("lenet", "allcnn"), default="lenet", help="network (default: lenet)")
     parser.add_argument("--batch", type=int, default=128, help="images in a mini-batch of a rank (default: 128)")
     parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each way (default: 5)")
     parser.add_argument("--ways", type=int, default=5, help=f"the first so many of {'; '.join(WAYS)} (default: all)")
-    parser.add_argument("--json", help="write the results there too")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     ways = WAYS[: arguments.ways]
     if arguments.worker:
         worker(arguments.model, arguments.batch, arguments.repeat, ways)
         return
-    if reason := why_not():
-        print(f"skipped: {reason}")
-        return
-    again = [Path(__file__).resolve(), "--worker"]
-    again += ["--model", arguments.model, "--batch", arguments.batch, "--repeat", arguments.repeat]
-    again += ["--ways", arguments.ways]
+    need_hosts()
     results = {"model": arguments.model, "batch": arguments.batch}
-    print(f"{'link':14} {'way':16} {'ms a mini-batch':>20}   {'to local steps':24} {'bytes a round':>14}")
+    print(f"{'link':14} {'way':16} {'ms a mini-batch':>22}   {'to local steps':24} {'bytes a round':>14}")
     cases = [(2, rate) for rate in arguments.rates] + [(1, "shared memory")]
     for count, case in cases:
-        with Cluster(count) as cluster:
-            cluster.shape(case if count > 1 else None)
-            done = cluster.mpirun(2, *again, timeout=3600)
-        if done.returncode:
-            sys.exit(f"{case}: {done.stdout}{done.stderr}")
-        results[case] = summary(json.loads(done.stdout.splitlines()[-1]))
+        rate = case if count > 1 else None
+        results[case] = summary(on_hosts(count, rate, arguments, "model", "batch", "repeat", "ways"))
         show(case, results[case])
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+    write(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,11 @@ millisecond; and not at all. Per round: seconds left to wait at its end, and the
 
 import argparse
 import json
-import sys
 import threading
 import time
-from pathlib import Path
 
-from timing import quartiles
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from bench import command_line, quartiles, shown, write
+from hosts import need_hosts, on_hosts
 
 WAYS = ("nothing to send", "polled once a mini-batch", "polled by a thread", "not polled")
 L = 25
@@ -74,45 +71,28 @@ def worker(size, step, repeat):
 
 
 def main():
-    from namespaces import Cluster, why_not
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rates", nargs="*", default=["1gbit", "10gbit"], help="of the links (default: 1gbit 10gbit)")
     parser.add_argument("--size", type=int, default=36_479_194, help="floats (default: WRN-28-10's)")
     parser.add_argument("--step", type=float, default=0.1, help="seconds of a mini-batch (default: 0.1)")
     parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each way (default: 5)")
-    parser.add_argument("--json", help="write the results there too")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         worker(arguments.size, arguments.step, arguments.repeat)
         return
-    if reason := why_not():
-        print(f"skipped: {reason}")
-        return
-    again = [Path(__file__).resolve(), "--worker", "--size", arguments.size]
-    again += ["--step", arguments.step, "--repeat", arguments.repeat]
+    need_hosts()
     results = {"size": arguments.size, "step": arguments.step}
     for rate in arguments.rates:
-        with Cluster(2) as cluster:
-            cluster.shape(rate)
-            done = cluster.mpirun(2, *again, timeout=3600)
-        if done.returncode:
-            sys.exit(f"{rate}: {done.stdout}{done.stderr}")
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = on_hosts(2, rate, arguments, "size", "step", "repeat")
         alone = [seconds for seconds, _ in found["nothing to send"]]
         results[rate] = {}
         for way, rounds in found.items():
             waited = quartiles([w for _, w in rounds])
             ratio = quartiles([seconds / a for (seconds, _), a in zip(rounds, alone, strict=True)])
             results[rate][way] = {"waited": waited, "to_nothing": ratio}
-            print(
-                f"{rate:8} {way:26} waits {waited[1]:.3f} s [{waited[0]:.3f}, {waited[2]:.3f}]   "
-                f"round {ratio[1]:.3f} [{ratio[0]:.3f}, {ratio[2]:.3f}]",
-                flush=True,
-            )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+            print(f"{rate:8} {way:26} waits {shown(waited, 3, 1)} s   round {shown(ratio, 3, 1)}", flush=True)
+    write(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from timing import quartiles
+from bench import command_line, quartiles, shown, write
+from mpi import mpirun
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 SIZES = {"LeNet": 132_220, "All-CNN": 1_369_738}
@@ -67,8 +68,10 @@ def worker(replicas, repeat, what):
     import torch
 
     from parle_hpc import Topology
+    from parle_hpc.memory import keep_freed
 
     torch.set_num_threads(1)
+    keep_freed()
     topology = Topology.split(replicas=replicas)
     if what == "couplings":
         found = {name: quartiles(couplings(topology, size, repeat)) for name, size in SIZES.items()}
@@ -79,8 +82,6 @@ def worker(replicas, repeat, what):
 
 
 def call(ranks, *arguments):
-    from mpi import mpirun
-
     # mpi.mpirun takes a .py name for one of the tests' programs: an absolute path stays what it is
     result = mpirun(ranks, str(Path(__file__).resolve()), "--worker", *arguments, timeout=1200)
     if result.returncode:
@@ -89,10 +90,9 @@ def call(ranks, *arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4, 8, 16, 32], help="n (default: 2 to 32)")
     parser.add_argument("--repeat", type=int, default=20, help="measurements of each (default: 20)")
-    parser.add_argument("--json", help="write the results there too")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -103,14 +103,12 @@ def main():
     print(f"{results['cores']} cores; ms, median [quartiles]")
     for n in arguments.ranks:
         results["couplings"][n] = found = call(n, n, arguments.repeat, "couplings")
-        shown = [f"{name} {1e3 * q[1]:.2f} [{1e3 * q[0]:.2f}, {1e3 * q[2]:.2f}]" for name, q in found.items()]
-        print(f"coupling of {n:2} replicas: {', '.join(shown)}", flush=True)
+        took = ", ".join(f"{name} {shown(q, 2)}" for name, q in found.items())
+        print(f"coupling of {n:2} replicas: {took}", flush=True)
     for n in (1, 2, 4):
-        low, median, high = results["mini-batches"][f"{n} x {4 // n}"] = call(4, n, arguments.repeat, "minibatches")
-        took = f"{1e3 * median:.1f} [{1e3 * low:.1f}, {1e3 * high:.1f}]"
-        print(f"mini-batch, {n} x {4 // n}: {took}, {n * 128 / median:,.0f} images per second", flush=True)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+        took = results["mini-batches"][f"{n} x {4 // n}"] = call(4, n, arguments.repeat, "minibatches")
+        print(f"mini-batch, {n} x {4 // n}: {shown(took)}, {n * 128 / took[1]:,.0f} images per second", flush=True)
+    write(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ Three figures, medians over the repeats, with quartiles:
 - floats of state per parameter besides weight and gradient, read from the tensors that live.
 """
 
-import argparse
 import gc
-import json
 
 import numpy as np
 import torch
-from timing import device_name, quartiles, side_by_side
+from bench import command_line, device_name, quartiles, shown, side_by_side, write
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import ElasticSGD, EntropySGD, Parle, models
+from parle_hpc.memory import keep_freed
 from parle_hpc.optim import SGD
 
 NEVER = 10**9  # L so long that no coupling falls into the measurement
@@ -86,13 +85,13 @@ def state_floats(make):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--repeat", type=int, default=30, help="measurements of each (default: 30)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--json", help="write the results there too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed()
     device = torch.device(arguments.device)
 
     def parle(params, comm=None, **kind):
@@ -114,8 +113,7 @@ def main():
         quarters = {name: quartiles(values) for name, values in seconds.items()}
         ratio = quarters["Parle"][1] / quarters["SGD"][1]
         results[case] = {"quartiles_seconds": quarters, "ratio": ratio}
-        shown = [f"{1e3 * q[1]:9.3f} [{1e3 * q[0]:.3f}, {1e3 * q[2]:.3f}]" for q in quarters.values()]
-        print(f"{case:28} {shown[0]:>24} {shown[1]:>24} {ratio:18.3f}")
+        print(f"{case:28} {shown(quarters['Parle'], 3):>24} {shown(quarters['SGD'], 3):>24} {ratio:18.3f}")
     kinds = {
         "Parle current": lambda p, c: Parle(p, lr=1e-3, L=2, batches_per_epoch=9, comm=c),
         "Parle lagged": lambda p, c: Parle(p, lr=1e-3, L=2, batches_per_epoch=9, comm=c, reference="lagged"),
@@ -126,9 +124,7 @@ def main():
     }
     results["state_floats"] = {name: state_floats(make) for name, make in kinds.items()}
     print("floats of state per parameter: " + ", ".join(f"{k} {v:g}" for k, v in results["state_floats"].items()))
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file, indent=2)
+    write(results, arguments.json)
 
 
 if __name__ == "__main__":

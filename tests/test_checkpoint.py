@@ -4,26 +4,11 @@ import random
 
 import numpy as np
 import pytest
+from replicas import Alone
 
 from parle_hpc import checkpoint
 from parle_hpc.checkpoint import Damaged, Piece, Stored, complete, folder_of, folders, prune, put_away, read_manifest
 from parle_hpc.resume import find
-
-
-class Alone:
-    """A world of one rank."""
-
-    def Get_rank(self):
-        return 0
-
-    def Get_size(self):
-        return 1
-
-    def bcast(self, value):
-        return value
-
-    def allgather(self, value):
-        return [value]
 
 
 def vector(replica, round):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import raw
 import torch
+from damage import attribute, claim, external, forget, link, put
 from hypothesis import given
 from hypothesis import strategies as st
 from idx import idx
@@ -125,59 +126,28 @@ def set_label(value):
     return change
 
 
-def replace(name, array, **options):
-    def change(file):
-        del file[name]
-        file.create_dataset(name, data=array, **options)
-
-    return change
-
-
-def attribute(name, value):
-    def change(file):
-        file.attrs[name] = value
-
-    return change
-
-
-def elsewhere(name, link):
-    def change(file):
-        del file[name]
-        file[name] = link
-
-    return change
-
-
-def outside(name, shape, dtype):
-    def change(file):
-        del file[name]
-        file.create_dataset(name, (shape,), dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda file: file.__delitem__("test"), ["test/images", "missing"]),
-        (lambda file: file.__delitem__("train/labels"), ["train/labels", "missing"]),
-        (lambda file: file.attrs.__delitem__("classes"), ["classes", "missing"]),
+        (forget("test"), ["test/images", "missing"]),
+        (forget("train/labels"), ["train/labels", "missing"]),
+        (forget("classes"), ["classes", "missing"]),
         (attribute("classes", "ten"), ["classes", "positive integer"]),
         (attribute("classes", h5py.Empty("i8")), ["classes", "positive integer"]),
         (attribute("classes", 0), ["classes", "positive integer"]),
         (attribute("classes", 10**6), ["digits has 10 classes, not 1000000"]),
         (attribute("name", 5), ["name", "text"]),
-        (replace("train/images", np.zeros((1437, 0, 28, 28), np.uint8)), ["train/images", "no image"]),
-        (elsewhere("train/labels", h5py.ExternalLink("/etc/passwd", "x")), ["train/labels"]),
-        (elsewhere("train/labels", h5py.SoftLink("/test/labels")), ["train/labels lies elsewhere"]),
-        (outside("train/labels", 1437, np.int64), ["train/labels lies elsewhere"]),
-        (replace("train/labels", None, shape=(10**13,), dtype=np.int64, chunks=True), ["(10000000000000,)"]),
+        (put("train/images", np.zeros((1437, 0, 28, 28), np.uint8)), ["train/images", "no image"]),
+        (link("train/labels", h5py.ExternalLink("/etc/passwd", "x")), ["train/labels"]),
+        (link("train/labels", h5py.SoftLink("/test/labels")), ["train/labels lies elsewhere"]),
+        (external("train/labels", np.int64, (1437,)), ["train/labels lies elsewhere"]),
+        (claim("train/labels", np.int64, (10**13,), chunks=True), ["(10000000000000,)"]),
         (set_label(10), ["test/labels", "10", "0 to 9"]),
         (set_label(-1), ["test/labels", "-1"]),
-        (replace("train/images", np.zeros((1437, 28, 28), np.uint8)), ["train/images", "N x C x H x W"]),
-        (replace("train/images", np.zeros((1437, 1, 28, 28), np.uint8), chunks=True), ["contiguous"]),
-        (replace("train/labels", np.zeros(5, np.int64)), ["train/labels", "(5,)"]),
-        (replace("test/images", np.zeros((360, 1, 8, 8), np.uint8)), ["differ"]),
+        (put("train/images", np.zeros((1437, 28, 28), np.uint8)), ["train/images", "N x C x H x W"]),
+        (put("train/images", np.zeros((1437, 1, 28, 28), np.uint8), chunks=True), ["contiguous"]),
+        (put("train/labels", np.zeros(5, np.int64)), ["train/labels", "(5,)"]),
+        (put("test/images", np.zeros((360, 1, 8, 8), np.uint8)), ["differ"]),
     ],
 )
 def test_a_file_that_is_no_data_set_is_refused(digits, tmp_path, change, words):

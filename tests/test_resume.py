@@ -14,6 +14,7 @@ import pytest
 import replicas
 import torch
 from mpi import ENVIRONMENT, mpirun, our_lines, passes
+from runs import TRAIN, equal, events
 
 from parle_hpc import ElasticSGD, EntropySGD, Parle, checkpoint
 from parle_hpc.checkpoint import Stored, folder_of, read_manifest
@@ -109,23 +110,8 @@ def test_random_generators_go_on():
     assert drawn == [random.random(), np.random.rand(), np.random.randn(), torch.rand(3).tolist(), random.gauss(0, 1)]
 
 
-TRAIN = ("-m", "parle_hpc.train")
 SMALL = ("--data.samples", 400, "--data.batch_size", 16, "--algorithm.L", 6, "--schedule.max_rounds", 12)
 SMALL += ("--run.checkpoint_every", 4, "--run.validate_every", 3)
-
-
-def events(folder, name):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == name]
-
-
-def weights(folder):
-    return torch.load(folder / "reference.pt", weights_only=True)
-
-
-def equal(one, other):
-    one, other = weights(one), weights(other)
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture(scope="module")

@@ -15,20 +15,10 @@ import numpy as np
 import pytest
 import torch
 from mpi import ENVIRONMENT, mpirun, our_lines, passes
+from runs import TRAIN, events, weights
 
 from parle_hpc import models
 from parle_hpc.equations import eq_9
-
-TRAIN = ("-m", "parle_hpc.train")
-
-
-def events(folder, name):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == name]
-
-
-def weights(folder):
-    return torch.load(folder / "reference.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")

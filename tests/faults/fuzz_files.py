@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import raw
 import torch
+from damage import attribute, claim, external, forget, link, put
 from hypothesis import strategies as st
 from idx import idx
 from scipy.io import savemat
@@ -65,68 +66,12 @@ def data_set():
         return path.read_bytes()
 
 
-def put(name, value, **options):
-    """Put another data set, or group, in the place of one."""
-
-    def change(file):
-        if name in file:
-            del file[name]
-        if value is None:
-            file.create_group(name)
-        else:
-            file.create_dataset(name, data=value, **options)
-
-    return change
-
-
-def attribute(name, value):
-    def change(file):
-        file.attrs[name] = value
-
-    return change
-
-
-def forget(name):
-    def change(file):
-        del (file.attrs if name in file.attrs else file)[name]
-
-    return change
-
-
-def link(name, target):
-    def change(file):
-        del file[name]
-        file[name] = target
-
-    return change
-
-
-def external(name, dtype, shape):
-    """Data that lie in another file of the machine."""
-
-    def change(file):
-        del file[name]
-        file.create_dataset(name, shape, dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
-
-    return change
-
-
 def virtual(name, dtype, shape):
     def change(file):
         del file[name]
         layout = h5py.VirtualLayout(shape, dtype)
         layout[...] = h5py.VirtualSource("elsewhere.h5", "x", shape)
         file.create_virtual_dataset(name, layout)
-
-    return change
-
-
-def claim(name, dtype, shape, **options):
-    """Far more than the file holds."""
-
-    def change(file):
-        del file[name]
-        file.create_dataset(name, shape, dtype, **options)
 
     return change
 

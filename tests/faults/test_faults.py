@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from mpi import ENVIRONMENT, PROGRAMS, mpirun, our_lines
+from runs import TRAIN
 
 from parle_hpc.checkpoint import folders, read_manifest
 from parle_hpc.metrics import Metrics
 
-TRAIN = ("-m", "parle_hpc.train")
 SMALL = ("--data.samples", 400, "--data.batch_size", 12, "--algorithm.L", 6, "--schedule.max_rounds", 12)
 SMALL += ("--run.checkpoint_every", 2, "--run.validate_every", 6, "--run.check_every", 1)
 LONG = (*SMALL[:6], *SMALL[8:], "--schedule.epochs", 9999)
