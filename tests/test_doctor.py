@@ -1,21 +1,19 @@
 """The doctor: what it makes of facts, and what it says of a sound machine and of planted faults."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from mpi import ENVIRONMENT, mpirun, our_lines
 from namespaces import Cluster, why_not
+from planted import DOCTOR, alone, changes, on_core, table, two_mpi_libraries
 
 from parle_hpc import findings
 from parle_hpc.findings import Rank, Sight
 
 CORES = os.sched_getaffinity(0)
-DOCTOR = ("-m", "parle_hpc.doctor")
 ENOUGH = "All is well: "
 
 
@@ -31,27 +29,6 @@ def ranks(*places, gpus=(), versions=()):
 
 def sights(*two, **differs):
     return [Sight(0, "a", True, True, free=10**12), Sight(1, "b", **{"seen": True, "exists": True, **differs})]
-
-
-def changes(result):
-    """The lines below "What to change"."""
-    _, _, lines = result.stdout.partition("What to change\n")
-    return lines.splitlines()
-
-
-def table(result, first):
-    """The rows of the printed table whose first heading is `first`, cut at runs of two blanks."""
-    lines = result.stdout.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith(f"{first}  "))
-    rows = [line.split("  ") for line in lines[start + 2 : lines.index("", start)]]
-    return [[cell.strip() for cell in row if cell.strip()] for row in rows]
-
-
-def alone(*command, **environment):
-    """One process without a launcher."""
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "SLURM"))}
-    environment = {**outside, **ENVIRONMENT, **environment}
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=100, env=environment)
 
 
 def test_spans():
@@ -193,24 +170,11 @@ def test_a_wrong_pmi_is_said_once():
 
 
 def test_two_mpi_libraries(tmp_path):
-    """Horovod, byte for byte, but linked to a copy of the MPI library that has another name."""
-    asks = "from parle_hpc import topology; topology.load(); print(*topology.mpi_libraries())"
-    library = Path(alone("-c", asks).stdout.strip())
-    old, new = library.name.encode(), library.name[:-2].encode() + b"99"
-    (tmp_path / new.decode()).write_bytes(library.read_bytes().replace(old + b"\0", new + b"\0"))
-    asks = "import importlib.util; print(importlib.util.find_spec('horovod').submodule_search_locations[0])"
-    shutil.copytree(alone("-c", asks).stdout.strip(), tmp_path / "horovod")
-    for extension in (tmp_path / "horovod" / "torch").glob("mpi_lib*.so"):
-        extension.write_bytes(extension.read_bytes().replace(old + b"\0", new + b"\0"))
-    planted = {
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]]),
-        "LD_LIBRARY_PATH": os.pathsep.join([str(tmp_path), str(library.parent)]),
-    }
+    planted, both = two_mpi_libraries(tmp_path)
     result = mpirun(2, *DOCTOR, **planted)
     assert result.returncode == 1
     (line,) = changes(result)
-    both = " and ".join(sorted([str(library), str(tmp_path / new.decode())]))
-    assert line.startswith(f"1. mpi4py and Horovod load different MPI libraries: {both}; ")
+    assert line.startswith(f"1. mpi4py and Horovod load different MPI libraries: {' and '.join(both)}; ")
     assert "python install/horovod.py" in line
     assert result.stdout.count("different MPI libraries") == 1
     assert our_lines(result) == []
@@ -222,9 +186,7 @@ def test_two_mpi_libraries(tmp_path):
 
 def test_all_ranks_on_one_core(tmp_path):
     core = min(CORES)
-    command = [sys.executable, *DOCTOR, "--out", str(tmp_path)]
-    bound = f"import os; os.sched_setaffinity(0, {{{core}}}); os.execv({command[0]!r}, {command!r})"
-    result = mpirun(2, "-c", bound)
+    result = mpirun(2, *on_core(core, *DOCTOR, "--out", tmp_path))
     assert result.returncode == 1
     (line,) = changes(result)
     assert line.startswith("1. ranks 0-1 on ")

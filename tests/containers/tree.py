@@ -56,10 +56,10 @@ def bootstrap(header, tree):
     if suite is None:
         stop(f"{header['From']} is not one of {', '.join(SUITES)}, of which debootstrap makes a tree")
     step(f"debootstrap {suite}", "debootstrap", "--variant=minbase", suite, tree, shows=1)
-    # what the machine needs to reach a package index it needs in the tree too
-    for path in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt"):
-        (tree / path[1:]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tree / path[1:])
+    # what the machine needs to reach a package index, the site's own certificates too, it needs in the tree
+    shutil.copy("/etc/resolv.conf", tree / "etc" / "resolv.conf")
+    certificates = "usr/local/share/ca-certificates"
+    shutil.copytree(f"/{certificates}", tree / certificates, dirs_exist_ok=True)
 
 
 def build(path, header, sections, tree):
