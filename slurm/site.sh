@@ -37,6 +37,10 @@
 #   export NCCL_SOCKET_IFNAME=hsn                  # the start of hsn0, hsn1, ...
 #   export FI_CXI_DISABLE_HOST_REGISTER=1          # these two: without them allocations of CUDA can hang
 #   export FI_MR_CACHE_MONITOR=userfaultfd
+# and in the image of containers/rocm.def with the host's MPI in the place of the image's; the versions are the site's
+#   PARLE_HPC_IMAGE_OPTIONS="--rocm --bind /opt/cray,/var/spool/slurmd,/usr/lib64/libcxi.so.1"
+#   mpich=/opt/cray/pe/mpich/8.1.29/ofi/gnu/9.1/lib-abi-mpich
+#   export APPTAINERENV_LD_LIBRARY_PATH=$mpich:/opt/cray/pe/lib64:/opt/cray/libfabric/1.15.2.0/lib64
 #
 # Ethernet
 #   export OMPI_MCA_btl_tcp_if_include=eth0        # or MPI tries every bridge and tunnel of the node too

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import fuzz_files as files
 import tomlkit
+from fuzz_sources import damaged_source
 from hypothesis import strategies as st
 
 from parle_hpc.config import ALGORITHMS, option_names
@@ -222,7 +223,7 @@ def run_folders(draw):
 @st.composite
 def raw_files(draw, name):
     """A data set's raw files of which one is damaged, for prepare."""
-    given = draw(files.damaged_source(name))
+    given = draw(damaged_source(name))
     source = draw(st.sampled_from(["raw", "raw", "raw", *given]))
     names = ["--source", *given, *(path.rpartition("/")[2] for path in given)]
     # whitening takes many seconds, and is reached with what is right alone
