@@ -64,10 +64,11 @@ def write(folder, rank, pieces, own, facts):
 
 
 def _fill(file, name, values):
-    size = max(1, values.shape[0])
-    options = {"chunks": (min(CHUNK, size), *values.shape[1:]), "fletcher32": True} if values.size else {}
-    dataset = file.create_dataset(name, values.shape, values.dtype, **options)
-    for start in range(0, values.shape[0] if values.size else 0, CHUNK):
+    if not values.size:
+        return file.create_dataset(name, values.shape, values.dtype)
+    chunks = (min(CHUNK, len(values)), *values.shape[1:])
+    dataset = file.create_dataset(name, values.shape, values.dtype, chunks=chunks, fletcher32=True)
+    for start in range(0, len(values), CHUNK):
         dataset[start : start + CHUNK] = values[start : start + CHUNK]
     return dataset
 
