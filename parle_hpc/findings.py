@@ -151,7 +151,7 @@ def slow_gradients(ranks, m, nccl):
         return []
     return [
         "Horovod was built without NCCL, so gradients take the way over the host's memory; load the CUDA module and "
-        "build it again: python install/horovod.py"
+        "build it again: python install/horovod.py; on AMD GPUs let a replica be one GPU: --replicas TASKS"
     ]
 
 

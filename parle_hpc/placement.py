@@ -47,8 +47,9 @@ def placement(environment):
     """
     for launcher, rank, size, local_rank, local_size in LAUNCHERS:
         if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
-            local = environment.get(local_rank, "")
-            count = environment.get(local_size, "") if local_size else str(tasks_on_node(environment))
+            # srun --mpi=pmi2 sets PMI's rank and size, and leaves those of the node to Slurm's variables
+            local = environment.get(local_rank, "") or environment.get("SLURM_LOCALID", "")
+            count = environment.get(local_size or "", "") or str(tasks_on_node(environment))
             return Placement(
                 int(environment[rank]),
                 int(environment[size]),

@@ -33,7 +33,7 @@ SBATCH = """#!/usr/bin/env bash
 ##SBATCH --account=ACCOUNT
 ##SBATCH --partition=PARTITION
 #SBATCH --job-name={group}
-#SBATCH --array=0-{last}
+#SBATCH --array={seeds}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={tasks}
 #SBATCH --gpus-per-node={tasks}
@@ -115,7 +115,7 @@ def write_scripts(specs, runs, data, out):
         _, recipe, *settings = spec.arguments
         text = SBATCH.format(
             group=group,
-            last=len(mine) - 1,
+            seeds=",".join(str(spec.seed) for spec in mine),
             nodes=nodes,
             tasks=spec.ranks // nodes,
             root=shlex.quote(str(ROOT)),

@@ -64,7 +64,8 @@ def load():
         mpi4py.rc(initialize=False, finalize=True)
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise BadInput(f"mpi4py cannot be loaded ({error}); see the README: python install/horovod.py") from None
+        advice = "load the MPI module with which it was installed, or see the README: python install/horovod.py"
+        raise BadInput(f"mpi4py cannot be loaded ({error}); {advice}") from None
     try:
         import horovod.torch as hvd
     except ImportError as error:

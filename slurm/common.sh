@@ -4,6 +4,8 @@
 #     train RECIPE DATASET "$@"
 #
 # and what follows the script's name after sbatch goes to the trainer: sbatch slurm/lenet_mnist.sbatch --replicas 3
+#
+# PARLE_HPC_DOCTOR=1 sbatch SCRIPT asks the doctor instead, in the job's own shape and with all that site.sh says.
 
 # shellcheck source=slurm/site.sh
 source "$PARLE_HPC_ROOT/slurm/site.sh"
@@ -42,6 +44,7 @@ prepare_program() {
         # several options, so unquoted; the two folders hold the run's output and the node's copy of the data
         # shellcheck disable=SC2206
         program=(apptainer exec $PARLE_HPC_IMAGE_OPTIONS --bind "$PWD,${PARLE_HPC_LOCAL:-/tmp}" --pwd "$PWD")
+        [[ ! -d $PARLE_HPC_DATA ]] || program+=(--bind "$(realpath "$PARLE_HPC_DATA")")
         program+=("$PARLE_HPC_IMAGE")
         ;;
     *) stop "PARLE_HPC_RUN=$PARLE_HPC_RUN: must be environment, modules or container" ;;
@@ -49,10 +52,11 @@ prepare_program() {
 }
 
 activate() {
-    local script=$PARLE_HPC_VENV/bin/activate
-    [[ -r $script ]] || stop "no virtual environment $PARLE_HPC_VENV; make it (README.md), or export PARLE_HPC_VENV"
+    local bin=$PARLE_HPC_VENV/bin
+    [[ -x $bin/python ]] || stop "no environment $PARLE_HPC_VENV; make it (README.md), or export PARLE_HPC_VENV"
+    # conda's have no such script
     # shellcheck source=/dev/null
-    source "$script"
+    if [[ -r $bin/activate ]]; then source "$bin/activate"; else export PATH="$bin:$PATH"; fi
 }
 
 # Sets `data`, the trainer's options for the data set's file, after a copy of it was made on every node
@@ -79,7 +83,7 @@ unstage() {
 train() {
     local recipe=$1 dataset=$2 status=0
     shift 2
-    local program data copy options=(--recipe "$recipe" --resume auto)
+    local program data copy launch options=(--recipe "$recipe" --resume auto --run.grace "$PARLE_HPC_GRACE")
     # sbatch --array=0-2: a run for each seed
     [[ ! ${SLURM_ARRAY_TASK_ID:-} ]] || options+=(--run.seed "$SLURM_ARRAY_TASK_ID")
     # from 22.05 on srun does not inherit --cpus-per-task from the job
@@ -87,8 +91,7 @@ train() {
     # ranks now and then crash at their start in PMIx's shared memory (openpmix issues 1114, 2210); this takes messages
     export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}
     prepare_program
-    stage "$dataset"
-    options=(
+    launch=(
         # without the PMI of its MPI each task would be a world of its own
         --mpi="$PARLE_HPC_MPI"
         # when one task dies the others would wait for it until the job's time is over
@@ -98,9 +101,13 @@ train() {
         # every task sees all GPUs of its node and takes the one of its number: between tasks that see one each, GPUs
         # cannot reach each other's memory
         --gpu-bind=none
-        "${program[@]}" python -m parle_hpc.train "${options[@]}" "${data[@]}"
+        "${program[@]}" python -m
     )
-    srun "${options[@]}" "$@" || status=$?
+    if [[ ${PARLE_HPC_DOCTOR:-} ]]; then
+        exec srun "${launch[@]}" parle_hpc.doctor --out .
+    fi
+    stage "$dataset"
+    srun "${launch[@]}" parle_hpc.train "${options[@]}" "${data[@]}" "$@" || status=$?
     unstage
     if ((status == SAVED)); then
         start_again

@@ -21,6 +21,9 @@
 # A folder on each node's own disk or memory, to which the data set is copied; "" leaves it where it is
 : "${PARLE_HPC_LOCAL=/tmp}"
 
+# Seconds that a job which was signalled has to end its round and save, a little less than #SBATCH --signal gives it
+: "${PARLE_HPC_GRACE:=270}"
+
 # How often a job may start again: beyond that something is wrong, and nobody may be watching
 : "${PARLE_HPC_RESTARTS:=20}"
 
@@ -35,6 +38,7 @@
 #   PARLE_HPC_MPI=cray_shasta
 #   export NCCL_NET="AWS Libfabric"                # needs the site's module of aws-ofi-nccl; without it NCCL takes TCP
 #   export NCCL_SOCKET_IFNAME=hsn                  # the start of hsn0, hsn1, ...
+#   export MPICH_GPU_SUPPORT_ENABLED=0             # MPI gets host memory alone; with 1 it wants a library of Cray's too
 #   export FI_CXI_DISABLE_HOST_REGISTER=1          # these two: without them allocations of CUDA can hang
 #   export FI_MR_CACHE_MONITOR=userfaultfd
 # and in the image of containers/rocm.def with the host's MPI in the place of the image's; the versions are the site's

@@ -134,6 +134,11 @@ SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
             (5, 8, 2, 4, "Open MPI"),
         ),
         ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, (1, 2, 1, 2, "PMI")),
+        # srun --mpi=pmi2
+        (
+            {**SLURM, "PMI_RANK": "5", "PMI_SIZE": "8", "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"},
+            (5, 8, 1, 4, "PMI"),
+        ),
     ],
 )
 def test_placement_is_what_the_launcher_says(environment, expected):

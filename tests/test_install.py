@@ -50,7 +50,20 @@ def test_two_mpi_libraries_are_found(horovod, monkeypatch, capsys, tmp_path):
 def test_without_mpi_it_says_what_is_missing(tmp_path):
     result = script(PATH=str(tmp_path))
     assert result.returncode == 1
-    assert "mpicxx and mpirun not found on PATH" in result.stderr
+    assert "mpicxx not found on PATH" in result.stderr
+
+
+def test_a_toolkit_of_another_cuda_is_refused(horovod, tmp_path, capsys):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n")
+    nvcc.chmod(0o755)
+    horovod.check_toolkit("12.6", tmp_path)
+    with pytest.raises(SystemExit):
+        horovod.check_toolkit("13.0", tmp_path)
+    message = capsys.readouterr().err
+    assert "torch is built for CUDA 13.0, but the toolkit in" in message
+    assert "whl/cu124" in message
 
 
 def test_a_failing_build_shows_the_first_error_and_the_log(tmp_path):

@@ -35,16 +35,19 @@ def test_they_are_alike_but_for_what_differs():
     assert len(texts) == 1
 
 
+@pytest.mark.parametrize("with_example", [False, True])
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_it_fits_its_recipe(script):
+def test_it_fits_its_recipe(script, with_example):
+    """Also with the setting that its head gives as an example."""
+    example = re.search(r"# e\.g\. (.*)", script.read_text())[1].split() if with_example else []
     last = script.read_text().splitlines()[-1]
-    settings = config.load(["--recipe", script.stem])
+    settings = config.load(["--recipe", script.stem, *example])
     assert last == f'train {script.stem} {settings.data.name} "$@"'
     shape = options(script)
     assert shape["job-name"] == script.stem
     assert shape.get("gpus-per-node", shape["ntasks-per-node"]) == shape["ntasks-per-node"]
     ranks = int(shape["nodes"]) * int(shape["ntasks-per-node"])
-    replicas = settings.replicas or config.default_replicas("parle", ranks)
+    replicas = settings.replicas or config.default_replicas(settings.algorithm.name, ranks)
     assert replicas > 1
     assert ranks % replicas == 0
     assert settings.data.batch_size % (ranks // replicas) == 0

@@ -108,6 +108,12 @@ def test_a_job_runs_to_its_end(undisturbed):
     assert reference(the_run(undisturbed))
 
 
+def test_the_doctor_in_the_jobs_own_shape(cluster, tmp_path):
+    completed(cluster, tmp_path, submit(cluster, tmp_path, "lenet_digits", PARLE_HPC_DOCTOR="1"))
+    assert "All is well: 4 ranks can train here." in output(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_wide_network_on_staged_data(cluster, cifar10, tmp_path):
     small = ["--model.depth", 10, "--model.widen", 1, "--data.batch_size", 16, "--algorithm.L", 3]
     small += ["--schedule.max_rounds", 2, "--run.validate_every", 1]

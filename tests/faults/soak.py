@@ -1,6 +1,6 @@
 """Runs that are killed at random instants and started again until they end, compared with one that was left alone.
 
-    python tests/faults/soak.py N [--ranks 4] [--seed 0] [--folder DIR]      N trials; exit status 1 if one differs
+    python tests/faults/soak.py N [--ranks 4] [--seed 0] [--first 0] [--folder DIR]     exit status 1 if one differs
 
 A trial: a few rounds of an algorithm on the digits, a checkpoint after each; once or twice, at an instant drawn
 at random (also while a checkpoint is being written, and while the ranks start), a blow: kill -9 of one rank, of all
@@ -106,14 +106,14 @@ def trial(kind, folder, data, ranks, rng):
         for _ in range(rng.choice([1, 1, 2])):
             job = Job(kind, folder, data, ranks, log)
             blow, moment = rng.choice(BLOWS), rng.choice(["any", "training", "training", "saving"])
-            before = len(list(folder.glob("checkpoints/round-*")))
+            # what the last blow left is no sign of this job
+            before = {seen: {*folder.glob(seen)} for seen in ("checkpoints/*/*.partial", "checkpoints/round-*")}
             if moment == "any":
                 goes_on = job.wait_until(lambda: False, rng.uniform(0, 8))
             else:
                 # the folder is there once training is near, a new checkpoint's once it is on
                 seen = "checkpoints/*/*.partial" if moment == "saving" else "checkpoints/round-*"
-                least = 0 if moment == "saving" else before
-                goes_on = job.wait_until(lambda least=least, seen=seen: len(list(folder.glob(seen))) > least, 60)
+                goes_on = job.wait_until(lambda before=before, seen=seen: set(folder.glob(seen)) - before[seen], 60)
                 if goes_on and moment == "training":
                     goes_on = job.wait_until(lambda: False, rng.uniform(0, 3))
             if goes_on:
@@ -140,6 +140,7 @@ def undisturbed(kind, folder, data, ranks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trials", type=int, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one, to go on with (default 0)")
     parser.add_argument("--ranks", type=int, default=4, help="ranks of each run (default 4: 2 replicas of 2)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default 0)")
     parser.add_argument("--folder", help="where runs that differ are kept (default: a new one)")
@@ -151,7 +152,7 @@ def main():
     data = prepare("digits", out=work / "digits.h5")
     kinds = list(KINDS) if given.ranks % 2 == 0 else ["parle", "sgd", "entropy_sgd"]
     wanted, same, dealt = {}, Counter(), Counter()
-    for i in range(given.trials):
+    for i in range(given.first, given.first + given.trials):
         kind, rng = kinds[i % len(kinds)], random.Random(1000 * given.seed + i)
         if kind not in wanted:
             wanted[kind] = undisturbed(kind, work / f"undisturbed-{kinds.index(kind)}", data, given.ranks)
@@ -163,9 +164,7 @@ def main():
             blows, equal = [str(error)], False
         same[kind, equal] += 1
         dealt.update(blows)
-        print(
-            f"{i + 1}/{given.trials} {kind}: {'identical' if equal else f'DIFFERS, see {folder}'} ({'; '.join(blows)})"
-        )
+        print(f"{i}: {kind}: {'identical' if equal else f'DIFFERS, see {folder}'} ({'; '.join(blows)})")
         sys.stdout.flush()
         if equal:
             shutil.rmtree(folder, ignore_errors=True)
