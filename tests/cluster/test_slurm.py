@@ -187,7 +187,7 @@ MODULE = "BASH_FUNC_module%%"
         ({"PARLE_HPC_DATA": "/nowhere"}, "no data file /nowhere/mnist.h5; on a login node: python -m parle_hpc.data"),
         ({"PARLE_HPC_ROOT": "/nowhere"}, "no slurm/common.sh in /nowhere"),
         ({"PARLE_HPC_RUN": "docker"}, "PARLE_HPC_RUN=docker: must be environment, modules or container"),
-        ({"PARLE_HPC_VENV": "/nowhere"}, "no virtual environment /nowhere"),
+        ({"PARLE_HPC_VENV": "/nowhere"}, "no environment /nowhere"),
         ({"PARLE_HPC_LOCAL": "/nowhere"}, "no /nowhere/parle_hpc-"),
         ({"PARLE_HPC_LOCAL": ""}, "data/mnist.h5"),
         ({"PARLE_HPC_RUN": "container"}, "no image "),
