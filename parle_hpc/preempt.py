@@ -10,7 +10,8 @@ import threading
 
 from .failure import say
 
-SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+URGENT = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, *URGENT)
 
 
 class Preemption:
@@ -31,6 +32,14 @@ class Preemption:
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
+    def over(self):
+        """The run is complete: who asks for a saved end asks for nothing any more, and an urgent signal ends at once.
+
+        Without this a signal would find its default action, which is to kill, once Python takes its handlers away.
+        """
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL if number in URGENT else signal.SIG_IGN)
+
     def _watch(self):
         while True:
             for number in os.read(self._read, 64):
@@ -44,7 +53,7 @@ class Preemption:
             timer = threading.Timer(self.grace, self._end, [f"did not end its round within {self.grace:g} s", number])
             timer.daemon = True
             timer.start()
-        elif number in (signal.SIGTERM, signal.SIGINT):
+        elif number in URGENT:
             self._end(f"a second one, {name}, came", number)
 
     def _end(self, why, number):

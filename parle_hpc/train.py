@@ -57,6 +57,7 @@ def main(arguments=None):
             run.tell_finished()
         else:
             run.train()
+        preemption.over()
     except BadInput as error:
         leave(str(error), BAD_INPUT)
     except Diverged as error:

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -222,3 +223,15 @@ def test_another_run_can_be_gone_on_with_in_a_new_folder(whole, digits, tmp_path
     result = mpirun(1, *TRAIN, *SMALL, "--data.path", digits, "--out", tmp_path / "new", "--resume", "never")
     assert result.returncode == 2
     assert "holds a run already" in our_lines(result)[0]
+
+
+def test_a_signal_after_the_end_changes_nothing():
+    """While Python comes down, without its handlers, SIGUSR1 would kill."""
+    program = "import torch\nfrom parle_hpc.preempt import Preemption\np = Preemption()\np.over()\nprint(flush=True)"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        while process.poll() is None:
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.0005)
+    assert process.returncode == 0
