@@ -142,7 +142,7 @@ def study(runs):
                 f"{folder} is not the network and data of {runs[0]}: {other.model.name} on {other.data.name}"
             )
     if len(runs) < 2:
-        raise BadInput("one network has nothing to be compared with; give two runs or more")
+        raise BadInput(f"{runs[0]}: one network has nothing to be compared with; give two runs or more")
     return make(settings, data, model, [snapshot(network) for _, _, network in opened])
 
 
@@ -180,9 +180,11 @@ def main():
     try:
         arguments = parser.parse_args()
         open_folder(arguments.out)
+        # everything that may be wrong before anything that takes long
+        replicas = study_of_replicas(arguments.replicas) if arguments.replicas is not None else None
         groups = {"independent": study(arguments.runs).results()}
-        if arguments.replicas:
-            groups["replicas of Parle"] = study_of_replicas(arguments.replicas).results()
+        if replicas:
+            groups["replicas of Parle"] = replicas.results()
         page = write_analysis(groups, arguments.out)
     except BadInput as error:
         leave(str(error), BAD_INPUT)

@@ -13,6 +13,7 @@ from .placement import placement
 BAD_INPUT, DIVERGED, SAVED = 2, 3, 85
 PATIENCE = 600.0  # seconds to wait for other ranks before the job is ended
 START_UP = 120.0  # seconds for the start of MPI and Horovod, and for what a run reads before its first round
+LONGEST = 500  # characters of a line, of which a name that was given may be thousands
 OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the others leave
 
 
@@ -41,7 +42,10 @@ class Parser(argparse.ArgumentParser):
 
 def say(message):
     """One line on stderr in a single write, so that the lines of several ranks do not mix."""
-    sys.stderr.write(f"parle_hpc: {' '.join(message.split())}\n")
+    line = " ".join(message.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    sys.stderr.write(f"parle_hpc: {line}\n")
     sys.stderr.flush()
 
 

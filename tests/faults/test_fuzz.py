@@ -1,5 +1,8 @@
 """Bad input is answered by one clear line: a short version of fuzz.py, and the same under mpirun."""
 
+import subprocess
+import sys
+
 import fuzz_files as files
 import pytest
 from fuzz import lay_out, listing, soak
@@ -38,3 +41,14 @@ def test_one_rank_of_two_says_it(tmp_path, recipe, data, name):
     (line,) = our_lines(result)
     assert name in line
     assert not listing(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["nan", "x" * 5000])
+def test_what_is_optional_is_looked_at_before_what_takes_long(tmp_path, name):
+    """And a name of thousands of characters makes no line of thousands."""
+    command = [sys.executable, "-m", "parle_hpc.analysis", "missing", "--replicas", name, "--out", tmp_path / "report"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    (line,) = our_lines(done)
+    assert done.returncode == 2
+    assert line.startswith(name[:200])
+    assert len(line) < 600
