@@ -81,7 +81,7 @@ def wait_for_event(cluster, folder, job, name):
         assert cluster.job(job)["JobState"] in ("PENDING", "RUNNING"), output(folder)
         return name in events(folder)
 
-    cluster.until(came, f"the first {name}", 60)
+    cluster.until(came, f"the first {name}", 120)
 
 
 def reference(run):
