@@ -17,7 +17,6 @@ from pathlib import Path
 from bench import command_line, quartiles, shown, write
 from mpi import mpirun
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 SIZES = {"LeNet": 132_220, "All-CNN": 1_369_738}
 
 

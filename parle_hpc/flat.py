@@ -122,9 +122,9 @@ class Layout:
 
     def gradients(self):
         """The gradients in the state's type, one vector for each parameter, or None where a parameter has none."""
-        return [self._gradient(*each) for each in zip(self.params, self._strides, self.sizes, strict=True)]
+        return [self._gradient(*each) for each in zip(self.params, self._strides, strict=True)]
 
-    def _gradient(self, p, stride, size):
+    def _gradient(self, p, stride):
         g = p.grad
         if g is None:
             return None
@@ -132,7 +132,7 @@ class Layout:
             raise RuntimeError("sparse gradients are not supported: the state is dense")
         if g.stride() != stride:
             g = torch.empty_like(p).copy_(g)
-        g = g.as_strided((size,), (1,))
+        g = in_memory_order(g)
         return g if g.dtype == self.dtype else g.to(self.dtype)
 
     def pack(self, flat):
@@ -204,6 +204,8 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._master = self._layout.zeros() if self._layout.needs_master else None
         for name in self.flat_names:
             setattr(self, name, self._layout.zeros(share=name in self.share_names))
+        # the buffers stay where they are, so a step need not cut them up
+        self._runs = {name: self._layout.in_runs(getattr(self, name)) for name in self.flat_names}
         self.steps = 0
         self.coupling_seconds = 0.0
         self._begun = False
@@ -250,13 +252,13 @@ class FlatOptimizer(torch.optim.Optimizer):
                 self._layout.pack(self._master)
             self._take_weights()
 
-    def _blocks(self, *states):
+    def _blocks(self, *names):
         """(index, group, lists, weights) of each block, in which the equations are to update their first list.
 
         lists are (weights, gradients, states...) with weight decay in the gradients, without the parameters that have
-        no gradient, and None where none has one; weights are the block's, one vector a run. states: of Layout.in_runs.
+        no gradient, and None where none has one; weights are the block's, one vector a run. names: of the flat buffers.
         """
-        layout = self._layout
+        layout, states = self._layout, [self._runs[name] for name in names]
         gradients = layout.pieces(layout.gradients())
         lives = layout.live_pieces() if self._master is None else layout.pieces(layout.vectors(self._master))
         for i, (runs, pieces) in enumerate(zip(layout.runs, lives, strict=True)):

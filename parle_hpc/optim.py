@@ -145,12 +145,13 @@ class Parle(FlatOptimizer):
 
     def _inner_step(self):
         gamma = self.gamma
-        for i, group, lists, weights in self._blocks(self._v_y_runs, self._x_runs):
+        for i, group, lists, weights in self._blocks("v_y", "x"):
             if lists:
                 y, g, v, xa = lists
                 eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
-            if self._z_runs[i] is not None:
-                eq_8b(self._z_runs[i], weights, alpha=self.alpha)
+            z = self._runs["z"][i]
+            if z is not None:
+                eq_8b(z, weights, alpha=self.alpha)
         if self._master is not None:
             self._layout.unpack(self._master)
 
@@ -198,7 +199,6 @@ class Parle(FlatOptimizer):
 
     def _restart(self):
         """x^a stands still until the next coupling: its mean may travel from now on."""
-        self._x_runs, self._v_y_runs, self._z_runs = map(self._layout.in_runs, (self.x, self.v_y, self.z))
         if self._mean is not None:
             self._mean_of_x = self._elastic and self.reference != "average"
             if self._mean_of_x:
@@ -309,7 +309,7 @@ class ElasticSGD(FlatOptimizer):
         started = time.perf_counter()
         mean, rho = self._mean.collect(), self.rho
         self.coupling_seconds += time.perf_counter() - started
-        for _, group, lists, _ in self._blocks(*map(self._layout.in_runs, (self.v, self.x))):
+        for _, group, lists, _ in self._blocks("v", "x"):
             if lists:
                 xa, g, v, x = lists
                 eq_7a(xa, v, g, x, eta=group["lr"], rho=rho, mu=group["momentum"])

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import namespaces
+import pytest
 from namespaces import Cluster
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun")
@@ -61,6 +62,13 @@ def why_not():
     if not list(Path("/usr/lib").glob("*/pmix2/lib/libpmix.so")):
         missing.append("libpmix.so")
     return namespaces.why_not() or (f"{', '.join(missing)} missing: make slurm" if missing else None)
+
+
+_missing = why_not()
+# in CI a Slurm that cannot start is a failure
+needs_slurm = pytest.mark.skipif(
+    _missing is not None and "PARLE_HPC_CI" not in os.environ, reason=f"no Slurm on this machine: {_missing}"
+)
 
 
 class SlurmCluster(Cluster):

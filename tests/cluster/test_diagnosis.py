@@ -4,15 +4,10 @@ import os
 import sys
 
 import pytest
-import slurm_cluster
 from planted import DOCTOR, changes, on_core, table, two_mpi_libraries
-from slurm_cluster import SlurmCluster
+from slurm_cluster import SlurmCluster, needs_slurm
 
-# in CI a Slurm that cannot start is a failure
-pytestmark = pytest.mark.skipif(
-    slurm_cluster.why_not() is not None and "PARLE_HPC_CI" not in os.environ,
-    reason=f"no Slurm on this machine: {slurm_cluster.why_not()}",
-)
+pytestmark = needs_slurm
 CORES = os.sched_getaffinity(0)
 
 

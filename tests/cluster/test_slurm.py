@@ -1,17 +1,15 @@
 """The batch scripts of slurm/, as they are, on a real Slurm, with sizes turned down."""
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
 
 import h5py
 import pytest
-import slurm_cluster
 import tomlkit
 import torch
-from slurm_cluster import SlurmCluster
+from slurm_cluster import SlurmCluster, needs_slurm
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = sorted(path.stem for path in (ROOT / "slurm").glob("*.sbatch"))
@@ -26,11 +24,7 @@ TWO_BY_TWO = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
 ONE_TASK = ("--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=1")
 LONG = ("--schedule.max_rounds", 10, "--algorithm.L", 10, "--run.validate_every", 100)
 
-# in CI a Slurm that cannot start is a failure
-pytestmark = pytest.mark.skipif(
-    slurm_cluster.why_not() is not None and "PARLE_HPC_CI" not in os.environ,
-    reason=f"no Slurm on this machine: {slurm_cluster.why_not()}",
-)
+pytestmark = needs_slurm
 
 
 @pytest.fixture(scope="module")

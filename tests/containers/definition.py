@@ -1,6 +1,7 @@
 """Apptainer's definition files, as it reads them: a header of `Key: value`, then sections that begin with %name."""
 
 import re
+import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -25,3 +26,11 @@ def files(sections):
     return [
         (ROOT / source, place) for source, place in (line.split() for line in sections["files"].split("\n") if line)
     ]
+
+
+def copy_files(sections, tree):
+    """Do what %files says, in a folder that is the image."""
+    for source, place in files(sections):
+        target = tree / place.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)

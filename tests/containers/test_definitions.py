@@ -2,11 +2,10 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import tomlkit
-from definition import DEFINITIONS, ROOT, files, read
+from definition import DEFINITIONS, ROOT, copy_files, files, read
 from mpi import ENVIRONMENT
 
 SCRIPTS = ("post", "environment", "runscript", "test")
@@ -59,13 +58,11 @@ def test_they_are_alike_where_the_machine_does_not_matter():
 def test_an_image_has_all_that_the_installed_package_needs(tmp_path):
     """What %files brings is enough for setup.py and the recipes."""
     _, sections = read(DEFINITIONS[0])
-    for source, place in files(sections):
-        target = tmp_path / Path(place).relative_to("/opt/parle_hpc/source")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    recipes = sorted((tmp_path / "parle_hpc" / "recipes").glob("*.toml"))
+    copy_files(sections, tmp_path)
+    image = tmp_path / "opt" / "parle_hpc" / "source"
+    recipes = sorted((image / "parle_hpc" / "recipes").glob("*.toml"))
     assert [tomlkit.parse(recipe.read_text()) for recipe in recipes]
     named = subprocess.run(
-        ["python3", "setup.py", "--name"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+        ["python3", "setup.py", "--name"], cwd=image, env=ENVIRONMENT, capture_output=True, text=True
     )
     assert named.stdout.strip() == "parle_hpc"

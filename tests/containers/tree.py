@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import slurm_cluster
-from definition import ROOT, files, read
+from definition import ROOT, copy_files, read
 
 SUITES = {"debian:12": "bookworm"}
 NOBODY = 65534
@@ -65,10 +65,7 @@ def bootstrap(header, tree):
 def build(path, header, sections, tree):
     """%files, %post and %environment, as `apptainer build` does it."""
     bootstrap(header, tree)
-    for source, place in files(sections):
-        target = tree / place[1:]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    copy_files(sections, tree)
     wheels = [folder for folder in os.environ.get("PIP_FIND_LINKS", "").split() if Path(folder).is_dir()]
     bind = "\n".join(f"mkdir -p {tree}{folder}; mount --bind {folder} {tree}{folder}" for folder in wheels)
     script = INSIDE.format(tree=tree, bind=bind)
