@@ -58,8 +58,8 @@ def worker(name, batch, repeat, ways):
     images = torch.rand(batch, size[0], size[1], size[1]).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch,))
 
-    def steps(way):
-        """A function that does one mini-batch, and one that leaves nothing in flight."""
+    def halves(way):
+        """Of a mini-batch the forward and backward pass, and the update; and what leaves nothing in flight."""
         torch.manual_seed(0)
         model = models.build(name, in_channels=size[0])
         params = list(model.parameters())
@@ -72,31 +72,37 @@ def worker(name, batch, repeat, ways):
             optimizer = SGD(params, lr=1e-3)
         net = torch.nn.parallel.DistributedDataParallel(model) if "DDP" in way else model
 
-        def step():
+        def compute():
             optimizer.zero_grad()
             cross_entropy(net(images), labels).backward()
+
+        def update():
             if "Horovod" in way:
                 both.average_gradients(params)
             optimizer.step()
 
-        return step, drain
+        for _ in range(L - 1):  # the next update couples
+            compute()
+            update()
+        return compute, update, drain
 
-    bodies = {way: steps(way) for way in ways}
+    bodies = {way: halves(way) for way in ways}
     found = {way: [] for way in ways}
     for i in range(repeat + 1):
         # there and back, so that what drifts slowly is the same for all
         for way in ways if i % 2 else reversed(ways):
-            step, drain = bodies[way]
+            compute, update, drain = bodies[way]
             if "Horovod" in way:
                 hvd.shutdown()
                 hvd.init(comm=world)
             world.Barrier()
-            for k in range(2 * L):
-                if k == L:
-                    started, before = time.perf_counter(), link_bytes()
-                step()
-            seconds, sent = time.perf_counter() - started, link_bytes() - before
+            compute()
+            started, before = time.perf_counter(), link_bytes()
+            for _ in range(L):
+                update()
+                compute()
             drain()
+            seconds, sent = time.perf_counter() - started, link_bytes() - before
             if "Horovod" in way:
                 hvd.shutdown()
                 hvd.init(comm=topology.replica)
