@@ -21,14 +21,21 @@ def nesterov(p, v, d, *, eta, mu):
     torch._foreach_add_(p, d, alpha=-eta)
 
 
-def proximal(g, p, center, strength):
-    """g + strength (p - center), in new tensors: the bracket of (6a), (7a) and (8a)."""
-    return torch._foreach_add(g, torch._foreach_sub(p, center), alpha=strength)
+def proximal_step(p, v, g, center, *, eta, strength, mu):
+    """p = p - eta [ g + strength (p - center) ], momentum included: (6a), (7a) and (8a), the work of every mini-batch.
+
+    What pulls p to the center is a weight decay, strength p, and a gradient, g - strength center, so that torch's fused
+    SGD goes through memory once. Where a vector ends, its last bits may differ from what another cut would give; all
+    ranks of a replica must cut alike. v is left alone where mu is 0.
+    """
+    pulled = torch._foreach_add(g, center, alpha=-strength)
+    fused = {"dampening": 0.0, "nesterov": mu > 0, "maximize": False, "is_first_step": False}
+    torch._fused_sgd_(p, pulled, v if mu else [], lr=eta, momentum=mu, weight_decay=strength, **fused)
 
 
 def eq_6a(y, v, g, x, *, eta, gamma, mu):
     """(6a)  y = y - eta' [ grad f(y) + (y - x) / gamma ]"""
-    nesterov(y, v, proximal(g, y, x, 1 / gamma), eta=eta, mu=mu)
+    proximal_step(y, v, g, x, eta=eta, strength=1 / gamma, mu=mu)
 
 
 def eq_6b(z, y, *, alpha):
@@ -43,7 +50,7 @@ def eq_6c(x, v, z, *, eta, mu):
 
 def eq_7a(xa, v, g, x, *, eta, rho, mu):
     """(7a)  x^a = x^a - eta [ grad f(x^a) + (x^a - x) / rho ]"""
-    nesterov(xa, v, proximal(g, xa, x, 1 / rho), eta=eta, mu=mu)
+    proximal_step(xa, v, g, x, eta=eta, strength=1 / rho, mu=mu)
 
 
 def eq_7b(x, mean, *, eta):
@@ -63,8 +70,9 @@ def eq_8b(z, y, *, alpha):
 
 def eq_8c(xa, v, z, x, *, eta, rho, mu):
     """(8c)  x^a = x^a - eta (x^a - z^a) - eta/rho (x^a - x)        at the end of a round"""
-    e = torch._foreach_sub(xa, z)
-    nesterov(xa, v, proximal(e, xa, x, 1 / rho), eta=eta, mu=mu)
+    d = torch._foreach_sub(xa, z)
+    torch._foreach_add_(d, torch._foreach_sub(xa, x), alpha=1 / rho)
+    nesterov(xa, v, d, eta=eta, mu=mu)
 
 
 def eq_8d(x, n):

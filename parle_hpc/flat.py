@@ -32,8 +32,8 @@ class Layout:
         dtype: type of the state, float32 or, where a parameter is float64, float64.
         shares: the slice of the flat buffer that each rank of the replica holds.
         share: this rank's.
-        blocks: list of (group index, pieces); a piece is (parameter index, start, stop). No block crosses the border of
-            the share.
+        blocks: list of (group index, pieces); a piece is (parameter index, start, stop). They are the same on all ranks
+            of a replica.
         runs: for each block slices of its pieces: a run of small neighbours is one vector for a step.
         run_sizes: for each block and run the sizes of its pieces.
 
@@ -65,6 +65,13 @@ class Layout:
             [[b - a for _, a, b in pieces[run]] for run in runs]
             for (_, pieces), runs in zip(self.blocks, self.runs, strict=True)
         ]
+        self._spans = [
+            [self._span(pieces[run]) for run in runs] for (_, pieces), runs in zip(self.blocks, self.runs, strict=True)
+        ]
+        self._shared = [
+            [(j, a - spans[j][0], b - spans[j][0]) for j, a, b in self._within(spans, self.share)]
+            for spans in self._spans
+        ]
         self._strides = [p.stride() for p in self.params]
         self._memory = self._live = self._live_pieces = None
 
@@ -74,9 +81,8 @@ class Layout:
         for group, count in enumerate(counts):
             pieces, filled = [], 0
             for i in range(index, index + count):
-                for start, stop in self._stretches(i, limit):
-                    border = self.offsets[i] + start in (self.share.start, self.share.stop)
-                    if pieces and (border or filled + stop - start > limit):
+                for start, stop in pairwise([*range(0, self.sizes[i], limit), self.sizes[i]]):
+                    if pieces and filled + stop - start > limit:
                         blocks.append((group, pieces))
                         pieces, filled = [], 0
                     pieces.append((i, start, stop))
@@ -85,12 +91,6 @@ class Layout:
                 blocks.append((group, pieces))
             index += count
         return blocks
-
-    def _stretches(self, i, limit):
-        """Parameter i cut at the borders of the share, and where a stretch would be longer than `limit`."""
-        borders = [border - self.offsets[i] for border in (self.share.start, self.share.stop)]
-        cuts = sorted({*range(0, self.sizes[i], limit), *(c for c in borders if 0 < c < self.sizes[i]), self.sizes[i]})
-        return pairwise(cuts)
 
     def _runs(self, pieces):
         """A call for each small tensor costs a CPU more than copying several into one does."""
@@ -121,7 +121,7 @@ class Layout:
         return self._live_pieces
 
     def gradients(self):
-        """The gradients in the state's type, one vector for each parameter, or None where a parameter has none."""
+        """The gradients in the state's type, contiguous, or None where a parameter has none."""
         return [self._gradient(*each) for each in zip(self.params, self._strides, strict=True)]
 
     def _gradient(self, p, stride):
@@ -132,7 +132,8 @@ class Layout:
             raise RuntimeError("sparse gradients are not supported: the state is dense")
         if g.stride() != stride:
             g = torch.empty_like(p).copy_(g)
-        g = in_memory_order(g)
+        if not g.is_contiguous():
+            g = in_memory_order(g)
         return g if g.dtype == self.dtype else g.to(self.dtype)
 
     def pack(self, flat):
@@ -144,31 +145,45 @@ class Layout:
         torch._foreach_copy_(self.live(), list(self.vectors(flat)))
 
     def pieces(self, vectors):
-        """For each block the list of its pieces of `vectors` (one vector a parameter; None stays None)."""
+        """For each block the list of its pieces of `vectors`, contiguous tensors, one a parameter; None stays None."""
         return [[self._piece(vectors[i], a, b) for i, a, b in block] for _, block in self.blocks]
 
     def _piece(self, vector, start, stop):
-        return vector if vector is None or stop - start == vector.numel() else vector[start:stop]
+        return vector if vector is None or stop - start == vector.numel() else in_memory_order(vector)[start:stop]
+
+    def _span(self, pieces):
+        """Where neighbouring pieces lie in a flat buffer, (start, stop)."""
+        (first, a, _), (last, _, b) = pieces[0], pieces[-1]
+        return self.offsets[first] + a, self.offsets[last] + b
+
+    def _within(self, spans, part):
+        """(index, start, stop) of what lies of spans, (start, stop), in a slice of the flat buffer."""
+        inside = [(j, max(start, part.start), min(stop, part.stop)) for j, (start, stop) in enumerate(spans)]
+        return [(j, start, stop) for j, start, stop in inside if start < stop]
+
+    def _cut_out(self, flat, spans):
+        """{index: view} of what a flat buffer, whole or a share's, has of spans."""
+        part = slice(0, self.numel) if flat.numel() == self.numel else self.share
+        return {j: flat[a - part.start : b - part.start] for j, a, b in self._within(spans, part)}
 
     def in_runs(self, flat):
-        """As `slices`, but one vector for each run of the block."""
-        parts = zip(self.slices(flat), self.run_sizes, strict=True)
-        return [None if part is None else part.split([sum(run) for run in runs]) for part, runs in parts]
+        """For each block the vectors of a flat buffer that its runs are; of a share's buffer what it has of them."""
+        return [list(self._cut_out(flat, spans).values()) for spans in self._spans]
+
+    def of_share(self, i, vectors):
+        """Of block i's vectors, one a run, what belongs to this rank's share: as `in_runs` of a share's buffer."""
+        return [self._piece(vectors[j], a, b) for j, a, b in self._shared[i]]
 
     def slices(self, flat):
-        """For each block its part of a flat buffer, one vector; of a share's buffer None where the block is outside."""
-        begin = 0 if flat.numel() == self.numel else self.share.start
-        found = []
-        for _, block in self.blocks:
-            (first, a, _), (last, _, b) = block[0], block[-1]
-            start, stop = self.offsets[first] + a - begin, self.offsets[last] + b - begin
-            found.append(flat[start:stop] if 0 <= start < flat.numel() else None)
-        return found
+        """For each block its part of a flat buffer, one vector; of a share's buffer None where it has nothing of it."""
+        found = self._cut_out(flat, [(spans[0][0], spans[-1][1]) for spans in self._spans])
+        return [found.get(i) for i in range(len(self.blocks))]
 
 
 def joined(pieces, runs):
     """One vector a run: the piece itself, or a copy of several in a row."""
-    return [pieces[run.start] if run.stop - run.start == 1 else torch.cat(pieces[run]) for run in runs]
+    join = torch._utils._flatten_dense_tensors
+    return [in_memory_order(pieces[run.start]) if run.stop - run.start == 1 else join(pieces[run]) for run in runs]
 
 
 def cut(vectors, sizes):
@@ -269,13 +284,14 @@ class FlatOptimizer(torch.optim.Optimizer):
                 lists = [weights, joined(gradients[i], runs), *(state[i] for state in states)]
             elif has:
                 apart = [cut(vectors, layout.run_sizes[i]) for vectors in (weights, *(state[i] for state in states))]
-                apart.insert(1, gradients[i])
+                apart.insert(1, [g if g is None else in_memory_order(g) for g in gradients[i]])
                 lists = [[part[j] for j in has] for part in apart]
             if lists and group["weight_decay"]:
                 lists[1] = torch._foreach_add(lists[1], lists[0], alpha=group["weight_decay"])
             yield i, group, lists, weights
-            if len(runs) < len(pieces):
-                torch._foreach_copy_(pieces, cut(weights, layout.run_sizes[i]))
+            for run, vector, sizes in zip(runs, weights, layout.run_sizes[i], strict=True):
+                if len(sizes) > 1:
+                    torch.split_with_sizes_copy(vector, sizes, out=pieces[run])
 
     @contextmanager
     def at_reference(self):

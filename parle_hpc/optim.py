@@ -150,8 +150,8 @@ class Parle(FlatOptimizer):
                 y, g, v, xa = lists
                 eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
             z = self._runs["z"][i]
-            if z is not None:
-                eq_8b(z, weights, alpha=self.alpha)
+            if z:
+                eq_8b(z, self._layout.of_share(i, weights), alpha=self.alpha)
         if self._master is not None:
             self._layout.unpack(self._master)
 
