@@ -1,15 +1,16 @@
 """What a slow network costs: hosts as network namespaces with shaped links, one rank on each, all ways in one run.
 
-    python benchmarks/network.py [--rates 25mbit ...] [--model lenet] [--repeat 5] [--ways 5] [--json FILE]
+    python benchmarks/network.py [--rates 25mbit ...] [--model lenet] [--repeat 24] [--ways 5] [--json FILE]
 
 Needs root (see tests/namespaces.py); elsewhere it says so and ends. Per mini-batch, medians over the repeats with
 quartiles: local steps, which are the ceiling; Parle with its coupling hidden behind the mini-batches, and with the same
 reduction waited for at once; SGD that averages gradients at every step, by Horovod and by torch's DDP (gloo). A repeat
-is one round of 25 mini-batches of each way in turn, after a round to warm up, so that what a coupling starts is paid
-for in the next round; ratios are of the two in the same repeat. Bytes are what left both hosts in the round. Horovod
-spans the hosts in its own turn alone; else it is the replica's, a rank of its own, as in a run of Parle, because its
-ranks ask each other every millisecond whether there is something to do. The last case is shared memory: both ranks on
-one host.
+is one round of 25 mini-batches of each way in turn, from an update that couples until nothing is in flight any more;
+ratios are of two in the same repeat. A machine with slow minutes moves whole rounds; what it moves less is the typical
+round: of each mini-batch in its place the median over the repeats, their sum. SGD's ways, whose ratios are far from 1,
+take part in every fourth repeat. Bytes are what left both hosts in the round. Horovod spans the hosts in its own turn
+alone; else it is the replica's, a rank of its own, as in a run of Parle, because its ranks ask each other every
+millisecond whether there is something to do. The last case is shared memory: both ranks on one host.
 """
 
 import argparse
@@ -29,10 +30,11 @@ RATIOS = (
     ("Horovod SGD / hidden", "SGD, Horovod", "Parle, hidden"),
 )
 L = 25
+SELDOM = 4
 
 
 def worker(name, batch, repeat, ways):
-    """One rank: print, on rank 0, {way: [[seconds a mini-batch, bytes of the round], ...]} as JSON."""
+    """One rank: print, on rank 0, as JSON, {way: [[repeat, each rank's seconds by mini-batch, bytes sent], ...]}."""
     import horovod.torch as hvd
     import torch
     import torch.distributed as dist
@@ -91,23 +93,27 @@ def worker(name, batch, repeat, ways):
     for i in range(repeat + 1):
         # there and back, so that what drifts slowly is the same for all
         for way in ways if i % 2 else reversed(ways):
+            if way.startswith("SGD") and i and i % SELDOM != 1:
+                continue
             compute, update, drain = bodies[way]
             if "Horovod" in way:
                 hvd.shutdown()
                 hvd.init(comm=world)
             world.Barrier()
             compute()
-            started, before = time.perf_counter(), link_bytes()
+            times, before = [time.perf_counter()], link_bytes()
             for _ in range(L):
                 update()
                 compute()
+                times.append(time.perf_counter())
             drain()
-            seconds, sent = time.perf_counter() - started, link_bytes() - before
+            times.append(time.perf_counter())
+            sent = link_bytes() - before
             if "Horovod" in way:
                 hvd.shutdown()
                 hvd.init(comm=topology.replica)
             if i:
-                found[way].append([max(world.allgather(seconds)) / L, sum(world.allgather(sent))])
+                found[way].append([i, world.allgather(np.diff(times).tolist()), sum(world.allgather(sent))])
     dist.destroy_process_group()
     if rank == 0:
         print(json.dumps(found))
@@ -115,18 +121,23 @@ def worker(name, batch, repeat, ways):
 
 def summary(found):
     """Of each way the quartiles of seconds, of the ratio to local steps in the same repeat, and the median bytes."""
-    local = np.array([seconds for seconds, _ in found["local"]])
+    seconds = {way: {i: np.sum(times, 1).max() / L for i, times, _ in values} for way, values in found.items()}
+    typical = {way: np.median([times for _, times, _ in values], 0).sum(1).max() for way, values in found.items()}
+
+    def ratio(over, under):
+        return quartiles([value / seconds[under][i] for i, value in seconds[over].items()])
+
     result = {}
     for way, values in found.items():
-        seconds, sent = np.array(values).T
         result[way] = {
-            "seconds": quartiles(seconds),
-            "to_local": quartiles(seconds / local),
-            "bytes": float(np.median(sent)),
+            "seconds": quartiles(list(seconds[way].values())),
+            "to_local": ratio(way, "local"),
+            "typical_to_local": typical[way] / typical["local"],
+            "bytes": float(np.median([sent for *_, sent in values])),
         }
     for name, over, under in RATIOS:
         if {over, under} <= set(found):
-            result[name] = quartiles(np.array(found[over])[:, 0] / np.array(found[under])[:, 0])
+            result[name] = {"pairs": ratio(over, under), "typical": typical[over] / typical[under]}
     return result
 
 
@@ -134,9 +145,11 @@ def show(case, result):
     for way in (way for way in WAYS if way in result):
         r = result[way]
         seconds, to_local = shown(r["seconds"]), shown(r["to_local"], 3, 1)
-        print(f"{case:14} {way:16} {seconds:>22}   {to_local:24} {r['bytes']:14,.0f}", flush=True)
+        typical = f"{r['typical_to_local']:.3f}"
+        print(f"{case:14} {way:16} {seconds:>22}   {to_local:24} {typical:8} {r['bytes']:14,.0f}", flush=True)
     for name in (name for name, *_ in RATIOS if name in result):
-        print(f"{case:14} {name} {shown(result[name], 3, 1)}", flush=True)
+        pairs, typical = shown(result[name]["pairs"], 3, 1), result[name]["typical"]
+        print(f"{case:14} {name} {pairs}, typical {typical:.3f}", flush=True)
 
 
 def main():
@@ -144,7 +157,7 @@ def main():
     parser.add_argument("--rates", nargs="*", default=RATES, help=f"of the links (default: {' '.join(RATES)})")
     parser.add_argument("--model", choices=("lenet", "allcnn"), default="lenet", help="network (default: lenet)")
     parser.add_argument("--batch", type=int, default=128, help="images in a mini-batch of a rank (default: 128)")
-    parser.add_argument("--repeat", type=int, default=5, help="measured rounds of each way (default: 5)")
+    parser.add_argument("--repeat", type=int, default=24, help="measured rounds of each way (default: 24)")
     parser.add_argument("--ways", type=int, default=5, help=f"the first so many of {'; '.join(WAYS)} (default: all)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -154,7 +167,7 @@ def main():
         return
     need_hosts()
     results = {"model": arguments.model, "batch": arguments.batch}
-    print(f"{'link':14} {'way':16} {'ms a mini-batch':>22}   {'to local steps':24} {'bytes a round':>14}")
+    print(f"{'link':14} {'way':16} {'ms a mini-batch':>22}   {'to local steps':24} {'typical':8} {'bytes a round':>14}")
     cases = [(2, rate) for rate in arguments.rates] + [(1, "shared memory")]
     for count, case in cases:
         rate = case if count > 1 else None

@@ -19,6 +19,7 @@ def make_optimizer(settings, params, topology, B):
     inner = {"L": a.L, "alpha": a.alpha, "gamma0": a.gamma0, "batches_per_epoch": B, "inner_lr": a.inner_lr}
     if a.name == "parle":
         groups = {"comm": topology.cross, "replica": topology.replica, "inside": a.inside, "payload": a.payload}
+        groups["gather"] = topology.gather
         return Parle(params, rho0=a.rho0, reference=a.reference, **groups, **inner, **common)
     if a.name == "entropy_sgd":
         return EntropySGD(params, **inner, **common)

@@ -16,6 +16,7 @@ such as bfloat16, are live copies of a master in the state's type.
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 
@@ -54,6 +55,8 @@ class Parle(FlatOptimizer):
         payload: what travels between the replicas: "full", the state's own type, or "bfloat16", half of it, with error
             feedback (reference.CompressedReference), which keeps 1 + 1/n shares more and rounds x in (8c). The
             reference of `at_reference` is exact either way. The constructor is then collective over `comm`.
+        gather: what puts the shares of a replica's ranks together, such as Topology.gather, which is NCCL where there
+            is one; None: MPI, through the host's memory.
 
     Raises ValueError for a setting out of range.
     """
@@ -79,6 +82,7 @@ class Parle(FlatOptimizer):
         replica=None,
         inside="gradients",
         payload="full",
+        gather=None,
     ):
         require(L >= 1, "L", L, "at least 1")
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
@@ -109,7 +113,9 @@ class Parle(FlatOptimizer):
         self._compressed = isinstance(self._mean, CompressedReference)
         self._mean_of_x = False
         self._deputy = reference_over(replica, self.z) if inside == "workers" else None
-        self._gather = Gather(replica, shares, self.x) if m > 1 else None
+        self._gather = None
+        if m > 1:
+            self._gather = partial(gather, mine=self._mine) if gather else Gather(replica, shares, self.x)
 
     @property
     def round_length(self):

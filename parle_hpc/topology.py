@@ -240,6 +240,19 @@ class Topology:
             pieces = torch.split(flat, [g.numel() for g in same])
             torch._foreach_copy_(same, [piece.view(g.shape) for piece, g in zip(pieces, same, strict=True)])
 
+    @property
+    def gather(self):
+        """`gather_shares` where each rank has a GPU and NCCL, which is what Parle's `gather` wants; None elsewhere."""
+        return None if self._gradients_on_host else self.gather_shares
+
+    def gather_shares(self, whole, mine):
+        """Fill `whole`, shape (N,), of which a rank knows the slice `mine`, through Horovod.
+
+        The slices of the replica's ranks, in their order, are the whole. Collective over the replica.
+        """
+        with waits():
+            whole.copy_(self._hvd.allgather(whole[mine], name="shares"))
+
 
 class Agreement:
     """The smallest of the ranks' numbers of a round, known to all of them one round later without waiting for them.

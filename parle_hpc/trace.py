@@ -20,6 +20,7 @@ NAMED = [(optim, name) for name in ("eq_7a", "eq_7b", "eq_8a", "eq_8b", "eq_8c")
     (reference.MPIReference, "collect"),
     (reference.Gather, "__call__"),
     (Topology, "average_gradients"),
+    (Topology, "gather_shares"),
     (optim.Parle, "_couple"),
 ]
 

@@ -31,7 +31,7 @@ def alive():
     return {id(o): o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)}
 
 
-def train(blocks, replica, reference, payload):
+def train(blocks, replica, gather, reference, payload):
     references.MPIReference = Blocking if blocks else MPIReference
     references.CompressedReference = optim.CompressedReference = BlockingCompressed if blocks else CompressedReference
     torch.manual_seed(0)
@@ -41,6 +41,7 @@ def train(blocks, replica, reference, payload):
     gc.collect()
     before = alive()
     settings = {"L": L, "batches_per_epoch": 4, "reference": reference, "weight_decay": 1e-3, "payload": payload}
+    settings["gather"] = gather
     groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.03}]
     optimizer = Parle(groups, lr=0.1, comm=topology.cross, replica=replica, **settings)
     digest, arrive = hashlib.sha256(), getattr(optimizer._mean, "_arrive", lambda: None)
@@ -72,10 +73,11 @@ def train(blocks, replica, reference, payload):
 
 
 cases = {
-    "hidden, sharded": (False, topology.replica),
-    "hidden, whole": (False, None),
-    "blocking, sharded": (True, topology.replica),
-    "blocking, whole": (True, None),
+    "hidden, sharded": (False, topology.replica, None),
+    "hidden, sharded, gathered by Horovod": (False, topology.replica, topology.gather_shares),
+    "hidden, whole": (False, None, None),
+    "blocking, sharded": (True, topology.replica, None),
+    "blocking, whole": (True, None, None),
 }
 everything = {}
 for reference, payload in (("current", "full"), ("lagged", "full"), ("average", "full"), ("current", "bfloat16")):
