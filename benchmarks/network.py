@@ -6,11 +6,10 @@ Needs root (see tests/namespaces.py); elsewhere it says so and ends. Per mini-ba
 quartiles: local steps, which are the ceiling; Parle with its coupling hidden behind the mini-batches, and with the same
 reduction waited for at once; SGD that averages gradients at every step, by Horovod and by torch's DDP (gloo). A repeat
 is one round of 25 mini-batches of each way in turn, from an update that couples until nothing is in flight any more;
-ratios are of two in the same repeat. A machine with slow minutes moves whole rounds; what it moves less is the typical
-round: of each mini-batch in its place the median over the repeats, their sum. SGD's ways, whose ratios are far from 1,
-take part in every fourth repeat. Bytes are what left both hosts in the round. Horovod spans the hosts in its own turn
-alone; else it is the replica's, a rank of its own, as in a run of Parle, because its ranks ask each other every
-millisecond whether there is something to do. The last case is shared memory: both ranks on one host.
+ratios are of two in the same repeat. SGD's ways, whose ratios are far from 1, take part in every fourth. Bytes are what
+left both hosts in the round. Horovod spans the hosts in its own turn alone; else it is the replica's, a rank of its
+own, as in a run of Parle, because its ranks ask each other every millisecond whether there is something to do. The last
+case is shared memory: both ranks on one host.
 """
 
 import argparse
@@ -34,7 +33,7 @@ SELDOM = 4
 
 
 def worker(name, batch, repeat, ways):
-    """One rank: print, on rank 0, as JSON, {way: [[repeat, each rank's seconds by mini-batch, bytes sent], ...]}."""
+    """One rank: print, on rank 0, {way: [[repeat, seconds a mini-batch, bytes of the round], ...]} as JSON."""
     import horovod.torch as hvd
     import torch
     import torch.distributed as dist
@@ -101,19 +100,17 @@ def worker(name, batch, repeat, ways):
                 hvd.init(comm=world)
             world.Barrier()
             compute()
-            times, before = [time.perf_counter()], link_bytes()
+            started, before = time.perf_counter(), link_bytes()
             for _ in range(L):
                 update()
                 compute()
-                times.append(time.perf_counter())
             drain()
-            times.append(time.perf_counter())
-            sent = link_bytes() - before
+            seconds, sent = time.perf_counter() - started, link_bytes() - before
             if "Horovod" in way:
                 hvd.shutdown()
                 hvd.init(comm=topology.replica)
             if i:
-                found[way].append([i, world.allgather(np.diff(times).tolist()), sum(world.allgather(sent))])
+                found[way].append([i, max(world.allgather(seconds)) / L, sum(world.allgather(sent))])
     dist.destroy_process_group()
     if rank == 0:
         print(json.dumps(found))
@@ -121,8 +118,7 @@ def worker(name, batch, repeat, ways):
 
 def summary(found):
     """Of each way the quartiles of seconds, of the ratio to local steps in the same repeat, and the median bytes."""
-    seconds = {way: {i: np.sum(times, 1).max() / L for i, times, _ in values} for way, values in found.items()}
-    typical = {way: np.median([times for _, times, _ in values], 0).sum(1).max() for way, values in found.items()}
+    seconds = {way: {i: value for i, value, _ in values} for way, values in found.items()}
 
     def ratio(over, under):
         return quartiles([value / seconds[under][i] for i, value in seconds[over].items()])
@@ -132,24 +128,18 @@ def summary(found):
         result[way] = {
             "seconds": quartiles(list(seconds[way].values())),
             "to_local": ratio(way, "local"),
-            "typical_to_local": typical[way] / typical["local"],
             "bytes": float(np.median([sent for *_, sent in values])),
         }
-    for name, over, under in RATIOS:
-        if {over, under} <= set(found):
-            result[name] = {"pairs": ratio(over, under), "typical": typical[over] / typical[under]}
-    return result
+    return result | {name: ratio(over, under) for name, over, under in RATIOS if {over, under} <= set(found)}
 
 
 def show(case, result):
     for way in (way for way in WAYS if way in result):
         r = result[way]
         seconds, to_local = shown(r["seconds"]), shown(r["to_local"], 3, 1)
-        typical = f"{r['typical_to_local']:.3f}"
-        print(f"{case:14} {way:16} {seconds:>22}   {to_local:24} {typical:8} {r['bytes']:14,.0f}", flush=True)
+        print(f"{case:14} {way:16} {seconds:>22}   {to_local:24} {r['bytes']:14,.0f}", flush=True)
     for name in (name for name, *_ in RATIOS if name in result):
-        pairs, typical = shown(result[name]["pairs"], 3, 1), result[name]["typical"]
-        print(f"{case:14} {name} {pairs}, typical {typical:.3f}", flush=True)
+        print(f"{case:14} {name} {shown(result[name], 3, 1)}", flush=True)
 
 
 def main():
@@ -167,7 +157,7 @@ def main():
         return
     need_hosts()
     results = {"model": arguments.model, "batch": arguments.batch}
-    print(f"{'link':14} {'way':16} {'ms a mini-batch':>22}   {'to local steps':24} {'typical':8} {'bytes a round':>14}")
+    print(f"{'link':14} {'way':16} {'ms a mini-batch':>22}   {'to local steps':24} {'bytes a round':>14}")
     cases = [(2, rate) for rate in arguments.rates] + [(1, "shared memory")]
     for count, case in cases:
         rate = case if count > 1 else None
