@@ -322,8 +322,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
         Collective over the replicas. Raises ValueError where the buffers do not fit.
         """
-        for reference in self._references():
-            reference.collect()  # what is still under way belongs to the state that goes
+        self.finish()  # what is still under way belongs to the state that goes
         flat = dict(state_dict["flat"])
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
         for name, mine in self._flat_state().items():
@@ -334,6 +333,11 @@ class FlatOptimizer(torch.optim.Optimizer):
         self.steps = flat["steps"]
         self._begun = True
         self._restart()
+
+    def finish(self):
+        """Wait for what is under way between the replicas, so that MPI may end. Collective over the replicas."""
+        for reference in self._references():
+            reference.collect()
 
     @property
     def size(self):
@@ -369,8 +373,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         """
         self._begin()
         with torch.no_grad():
-            for reference in self._references():
-                reference.collect()  # what is still under way belongs to the state that goes
+            self.finish()  # what is still under way belongs to the state that goes
             for name, (flat, kind) in self.saved().items():
                 if name in saved:
                     values = torch.from_numpy(saved[name])

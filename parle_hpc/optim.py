@@ -46,7 +46,8 @@ class Parle(FlatOptimizer):
         reference: x in (8c). "current": the mean of the x^a of this round; "lagged": of the round before, (8d) read
             strictly, on its own stable only while lr / rho < (1 + mu) / (1 + 2 mu); "average": the mean of z at this
             coupling, which must wait for the network.
-        comm: mpi4py communicator over the replicas; None for a single one.
+        comm: mpi4py communicator over the replicas, of an MPI with MPI_THREAD_MULTIPLE, which mpi4py starts; None for a
+            single one.
         replica: mpi4py communicator of this replica's m ranks, among which z, v_x and x are then divided: each rank
             holds, moves and reduces a share of 1/m, and the new x^a is gathered at the coupling. No number changes by
             it. None: every rank holds all. Needed by inside="workers", where every rank holds all too.
@@ -369,6 +370,9 @@ class SGD(torch.optim.SGD):
     def at_reference(self):
         """The live weights are the reference."""
         return nullcontext()
+
+    def finish(self):
+        """Nothing is ever under way."""
 
     def saved(self):
         """As FlatOptimizer's: the live weights, and the momentum where there is one yet."""

@@ -4,21 +4,25 @@ Between two couplings x^a does not move, so the reduction that (8d) needs can tr
 reference is used as
 
     reference.start(xa)        # x^a stands still from here on
-    reference.poll()           # as often as is convenient: MPI moves only while somebody calls it
+    reference.poll()           # once a mini-batch: takes the next step, where there is one
     x = reference.collect()    # waits for what has not arrived
 
 `start` and `collect` are collective over the replicas; `poll` is not.
 """
 
+import atexit
+import os
+import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import torch
 
 from .equations import eq_8d
-from .failure import wait_for
+from .failure import PATIENCE, say, wait_for
 
 PAYLOADS = ("full", "bfloat16")
+INTERVAL = 0.003  # seconds between two looks at a request that travels
 
 
 class SerialReference:
@@ -87,6 +91,44 @@ class Staging:
             torch.cuda.current_stream().wait_stream(self._stream)
 
 
+class Travelling:
+    """A request of MPI that moves by itself.
+
+    MPI moves a non-blocking collective only while somebody calls it, each time by what fits into the buffers of a
+    connection; a mini-batch is too long to wait for the next call. So a thread calls it until it is complete. The
+    MPI must have been started with MPI_THREAD_MULTIPLE, as mpi4py does.
+    """
+
+    def __init__(self, request):
+        self._request, self._lock, self._over = request, threading.Lock(), False
+        if not self.over():
+            threading.Thread(target=self._move, name="travelling", daemon=True).start()
+
+    def over(self):
+        """Whether the request is complete."""
+        with self._lock:
+            # no call once it is complete: MPI may have ended
+            self._over = self._over or self._request.Test()
+            return self._over
+
+    def _move(self):
+        # what goes wrong is raised where the training asks as well
+        with suppress(Exception):
+            while not self.over():
+                time.sleep(INTERVAL)
+
+
+@atexit.register
+def _arrive_before_the_end():
+    """The memory that MPI writes to goes with the interpreter, and no thread may be in a call of MPI when it ends."""
+    for thread in threading.enumerate():
+        if thread.name == "travelling":
+            thread.join(PATIENCE)
+            if thread.is_alive():
+                say(f"a mean of the replicas did not arrive within {PATIENCE:.0f} s of the end; another rank is dead")
+                os._exit(1)
+
+
 class MPIReference:
     """The mean over the n ranks of `comm`, by a non-blocking all-reduce.
 
@@ -125,7 +167,7 @@ class MPIReference:
         send = self._staging.out(xa, self._send)
         yield self._staging.idle
         self.bytes_sent += 2 * (self.n - 1) * send.nbytes // self.n
-        yield self.comm.Iallreduce(send.numpy(), self._receive.numpy()).Test
+        yield Travelling(self.comm.Iallreduce(send.numpy(), self._receive.numpy())).over
         self._staging.back(self._receive, self.mean)
         with self._staging.beside():
             eq_8d([self.mean], self.n)
@@ -194,7 +236,7 @@ class CompressedReference(MPIReference):
             self._q[: xa.numel()] = xa - self.h
         send = self._staging.out(self._q, self._send)
         yield self._staging.idle
-        yield self.comm.Ialltoall(numbers(send), numbers(self._receive)).Test
+        yield Travelling(self.comm.Ialltoall(numbers(send), numbers(self._receive))).over
         self._staging.back(self._receive, self._r)
         with self._staging.beside():
             self._sum.copy_(self._r.view(self.n, -1).to(self._sum.dtype).sum(0))
@@ -203,7 +245,7 @@ class CompressedReference(MPIReference):
         send = self._staging.out(self._s, self._send_s)
         yield self._staging.idle
         self.bytes_sent += 2 * (self.n - 1) * send.nbytes
-        yield self.comm.Iallgather(numbers(send), numbers(self._receive)).Test
+        yield Travelling(self.comm.Iallgather(numbers(send), numbers(self._receive))).over
         self._staging.back(self._receive, self._r)
         self._arrived = True
 

@@ -231,6 +231,7 @@ class Run:
 
     def _save_and_end(self, round, error):
         problem = self._save(round, error, wait=True)
+        self.optimizer.finish()
         self.metrics.close()
         signals = [name for name in self.topology.world.allgather(self.preemption.asked) if name]
         if problem:

@@ -1,11 +1,14 @@
 """The mean of the replicas: in full, in bfloat16 with error feedback, and through a device's side stream."""
 
+import threading
+import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import replicas
 import torch
+from mpi import passes
 
 from parle_hpc import Parle, reference
 from parle_hpc.reference import CompressedReference, MPIReference
@@ -158,3 +161,46 @@ def test_training_with_half_the_payload_ends_where_the_whole_one_does():
     assert (full - target).abs().max() < 1e-6
     assert (half - target).abs().max() < 1e-6
     assert not torch.equal(full, half)
+
+
+class Steps:
+    """A request that is complete at the fifth call, or fails there."""
+
+    def __init__(self, fails=False):
+        self.calls, self._fails = 0, fails
+
+    def Test(self):
+        self.calls += 1
+        if self._fails and self.calls >= 5:
+            raise RuntimeError("the connection is gone")
+        return self.calls >= 5
+
+
+def wait_until(true):
+    end = time.monotonic() + 60
+    while not true() and time.monotonic() < end:
+        time.sleep(reference.INTERVAL)
+    assert true()
+
+
+def test_a_request_moves_by_itself_and_is_left_alone_once_it_is_complete():
+    request = Steps()
+    travelling = reference.Travelling(request)
+    wait_until(lambda: request.calls >= 5)
+    assert travelling.over()
+    wait_until(lambda: "travelling" not in {thread.name for thread in threading.enumerate()})
+    assert travelling.over()
+    assert request.calls == 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_goes_wrong_in_the_thread_is_raised_where_the_training_asks():
+    request = Steps(fails=True)
+    travelling = reference.Travelling(request)
+    wait_until(lambda: request.calls >= 5)
+    with pytest.raises(RuntimeError, match="the connection is gone"):
+        travelling.over()
+
+
+def test_a_mean_travels_between_ranks_while_nobody_asks():
+    assert "arrived" in passes(2, "travels.py")
