@@ -10,7 +10,6 @@ CASES = (
     "hidden, sharded, gathered by Horovod",
     "hidden, whole",
     "blocking, sharded",
-    "blocking, whole",
 )
 
 

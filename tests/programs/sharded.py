@@ -77,7 +77,6 @@ cases = {
     "hidden, sharded, gathered by Horovod": (False, topology.replica, topology.gather_shares),
     "hidden, whole": (False, None, None),
     "blocking, sharded": (True, topology.replica, None),
-    "blocking, whole": (True, None, None),
 }
 everything = {}
 for reference, payload in (("current", "full"), ("lagged", "full"), ("average", "full"), ("current", "bfloat16")):
