@@ -60,15 +60,13 @@ def worker(name, batch, repeat, ways):
     labels = torch.randint(0, 10, (batch,))
 
     def halves(way):
-        """Of a mini-batch the forward and backward pass, and the update; and what leaves nothing in flight."""
+        """Of a mini-batch the forward and backward pass, and the update; and the wait for what is in flight."""
         torch.manual_seed(0)
         model = models.build(name, in_channels=size[0])
         params = list(model.parameters())
-        drain = lambda: None  # noqa: E731
         if way.startswith("Parle"):
             reference.MPIReference = Blocking if "blocking" in way else MPIReference
             optimizer = Parle(params, lr=1e-3, L=L, batches_per_epoch=100, comm=world)
-            drain = optimizer._mean.collect
         else:
             optimizer = SGD(params, lr=1e-3)
         net = torch.nn.parallel.DistributedDataParallel(model) if "DDP" in way else model
@@ -85,7 +83,7 @@ def worker(name, batch, repeat, ways):
         for _ in range(L - 1):  # the next update couples
             compute()
             update()
-        return compute, update, drain
+        return compute, update, optimizer.finish
 
     bodies = {way: halves(way) for way in ways}
     found = {way: [] for way in ways}
@@ -94,7 +92,7 @@ def worker(name, batch, repeat, ways):
         for way in ways if i % 2 else reversed(ways):
             if way.startswith("SGD") and i and i % SELDOM != 1:
                 continue
-            compute, update, drain = bodies[way]
+            compute, update, finish = bodies[way]
             if "Horovod" in way:
                 hvd.shutdown()
                 hvd.init(comm=world)
@@ -104,7 +102,7 @@ def worker(name, batch, repeat, ways):
             for _ in range(L):
                 update()
                 compute()
-            drain()
+            finish()
             seconds, sent = time.perf_counter() - started, link_bytes() - before
             if "Horovod" in way:
                 hvd.shutdown()

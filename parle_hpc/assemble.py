@@ -18,9 +18,9 @@ def make_optimizer(settings, params, topology, B):
     common = {"lr": settings.schedule.lr, "momentum": a.momentum, "weight_decay": a.weight_decay}
     inner = {"L": a.L, "alpha": a.alpha, "gamma0": a.gamma0, "batches_per_epoch": B, "inner_lr": a.inner_lr}
     if a.name == "parle":
-        groups = {"comm": topology.cross, "replica": topology.replica, "inside": a.inside, "payload": a.payload}
-        groups["gather"] = topology.gather
-        return Parle(params, rho0=a.rho0, reference=a.reference, **groups, **inner, **common)
+        groups = {"comm": topology.cross, "replica": topology.replica, "gather": topology.gather}
+        ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload}
+        return Parle(params, rho0=a.rho0, **ways, **groups, **inner, **common)
     if a.name == "entropy_sgd":
         return EntropySGD(params, **inner, **common)
     if a.name == "elastic_sgd":

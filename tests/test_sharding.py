@@ -10,6 +10,7 @@ CASES = (
     "hidden, sharded, gathered by Horovod",
     "hidden, whole",
     "blocking, sharded",
+    "blocking, whole",
 )
 
 

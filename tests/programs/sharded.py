@@ -41,9 +41,8 @@ def train(blocks, replica, gather, reference, payload):
     gc.collect()
     before = alive()
     settings = {"L": L, "batches_per_epoch": 4, "reference": reference, "weight_decay": 1e-3, "payload": payload}
-    settings["gather"] = gather
     groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.03}]
-    optimizer = Parle(groups, lr=0.1, comm=topology.cross, replica=replica, **settings)
+    optimizer = Parle(groups, lr=0.1, comm=topology.cross, replica=replica, gather=gather, **settings)
     digest, arrive = hashlib.sha256(), getattr(optimizer._mean, "_arrive", lambda: None)
     for k in range(L * ROUNDS + 1):
         for p in params:
@@ -77,6 +76,7 @@ cases = {
     "hidden, sharded, gathered by Horovod": (False, topology.replica, topology.gather_shares),
     "hidden, whole": (False, None, None),
     "blocking, sharded": (True, topology.replica, None),
+    "blocking, whole": (True, None, None),
 }
 everything = {}
 for reference, payload in (("current", "full"), ("lagged", "full"), ("average", "full"), ("current", "bfloat16")):

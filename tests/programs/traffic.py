@@ -23,7 +23,7 @@ def rounds(count):
     for _ in range(count * L):
         optimizer.step()
         time.sleep(0.01)
-    optimizer._mean.collect()
+    optimizer.finish()
     topology.world.Barrier()
 
 
