@@ -10,18 +10,17 @@ quartiles.
 import os
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from bench import command_line, quartiles, shown, write
-from replicas import Alone
+from helpers.replicas import Alone
 from torch.nn.functional import cross_entropy
 
-from parle_hpc import Parle, models, resume
-from parle_hpc.memory import keep_freed
-from parle_hpc.saver import Saver
+from parle_hpc import Parle, models
+from parle_hpc.checkpoints import resume
+from parle_hpc.checkpoints.saver import Saver
+from parle_hpc.training.memory import keep_freed
 
 
 def main():
@@ -45,16 +44,13 @@ def main():
         return time.perf_counter() - started
 
     step()
-    alone = SimpleNamespace(place=0, m=1)
-    run = SimpleNamespace(topology=alone, optimizer=optimizer, model=model, samples=0, training_seconds=0.0)
-    run.metrics, run.coupling = SimpleNamespace(seconds=0.0), Counter()
     found = {"copy": [], "writing": [], "mini-batch": [], "mini-batch while writing": []}
     with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
         saver = Saver(Path(folder), Alone(), 600)
         for i in range(arguments.repeat):
             found["mini-batch"].append(step())
             started = time.perf_counter()
-            snapshot = resume.capture(run)
+            snapshot = resume.capture(optimizer, model, 0, 1, {})
             found["copy"].append(time.perf_counter() - started)
             started = time.perf_counter()
             saver.start(i, snapshot, {"n": 1, "m": 1, "val_error": None})

@@ -70,7 +70,7 @@ def worker(name, batch, repeat):
     from torch.nn.functional import cross_entropy
 
     from parle_hpc import Topology, models
-    from parle_hpc.memory import keep_freed
+    from parle_hpc.training.memory import keep_freed
 
     torch.set_num_threads(1)
     keep_freed()

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from namespaces import Cluster, why_not
+from helpers.namespaces import Cluster, why_not
 
 
 def need_hosts():

@@ -20,7 +20,7 @@ from parle_hpc import models
 from parle_hpc.data.augment import augment
 from parle_hpc.data.split import MiniBatches
 from parle_hpc.data.store import open_dataset
-from parle_hpc.memory import keep_freed
+from parle_hpc.training.memory import keep_freed
 
 PIXELS = 3 * 32 * 32
 

@@ -37,14 +37,15 @@ def worker(name, batch, repeat, ways):
     import horovod.torch as hvd
     import torch
     import torch.distributed as dist
-    from blocking import Blocking
-    from namespaces import link_bytes
+    from helpers.blocking import Blocking
+    from helpers.namespaces import link_bytes
     from torch.nn.functional import cross_entropy
 
-    from parle_hpc import Parle, Topology, models, reference
-    from parle_hpc.memory import keep_freed
-    from parle_hpc.optim import SGD
-    from parle_hpc.reference import MPIReference
+    from parle_hpc import Parle, Topology, models
+    from parle_hpc.algorithms.sgd import SGD
+    from parle_hpc.coupling import choice
+    from parle_hpc.coupling.reference import MPIReference
+    from parle_hpc.training.memory import keep_freed
 
     torch.set_num_threads(1)
     keep_freed()
@@ -65,7 +66,7 @@ def worker(name, batch, repeat, ways):
         model = models.build(name, in_channels=size[0])
         params = list(model.parameters())
         if way.startswith("Parle"):
-            reference.MPIReference = Blocking if "blocking" in way else MPIReference
+            choice.MPIReference = Blocking if "blocking" in way else MPIReference
             optimizer = Parle(params, lr=1e-3, L=L, batches_per_epoch=100, comm=world)
         else:
             optimizer = SGD(params, lr=1e-3)

@@ -22,7 +22,8 @@ def worker(size, step, repeat):
     """One rank: print, on rank 0, {way: [[seconds of the round, seconds waited], ...]} as JSON."""
     import torch
 
-    from parle_hpc import Topology, reference
+    from parle_hpc import Topology
+    from parle_hpc.coupling import reference
 
     torch.set_num_threads(1)
     topology = Topology.split(replicas=2)

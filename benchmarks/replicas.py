@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bench import command_line, quartiles, shown, write
-from mpi import mpirun
+from helpers.mpi import mpirun
 
 SIZES = {"LeNet": 132_220, "All-CNN": 1_369_738}
 
@@ -67,7 +67,7 @@ def worker(replicas, repeat, what):
     import torch
 
     from parle_hpc import Topology
-    from parle_hpc.memory import keep_freed
+    from parle_hpc.training.memory import keep_freed
 
     torch.set_num_threads(1)
     keep_freed()

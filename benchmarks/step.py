@@ -16,8 +16,8 @@ from bench import command_line, device_name, quartiles, shown, side_by_side, wri
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import ElasticSGD, EntropySGD, Parle, models
-from parle_hpc.memory import keep_freed
-from parle_hpc.optim import SGD
+from parle_hpc.algorithms.sgd import SGD
+from parle_hpc.training.memory import keep_freed
 
 NEVER = 10**9  # L so long that no coupling falls into the measurement
 

@@ -6,12 +6,24 @@ The optimisers, the equations and the models need torch alone; Topology needs mp
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
-_HOME = {"Parle": "optim", "EntropySGD": "optim", "ElasticSGD": "optim", "Topology": "topology"}
+if TYPE_CHECKING:
+    from .algorithms.elastic_sgd import ElasticSGD
+    from .algorithms.entropy_sgd import EntropySGD
+    from .algorithms.parle import Parle
+    from .cluster.topology import Topology
+
+_HOME = {
+    "Parle": "algorithms.parle",
+    "EntropySGD": "algorithms.entropy_sgd",
+    "ElasticSGD": "algorithms.elastic_sgd",
+    "Topology": "cluster.topology",
+}
 __all__ = ["ElasticSGD", "EntropySGD", "Parle", "Topology"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     # torch takes seconds to load, and a mistake on the command line should be answered at once
     if name in _HOME:
         return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -14,23 +14,11 @@ import sys
 import time
 import traceback
 
-from . import config
-from .failure import (
-    BAD_INPUT,
-    DIVERGED,
-    PATIENCE,
-    SAVED,
-    BadInput,
-    Diverged,
-    Drifted,
-    Saved,
-    bounded,
-    leave,
-    say,
-    where,
-)
-from .placement import placement
-from .preempt import Preemption
+from .cluster.placement import placement
+from .cluster.signals import Preemption
+from .cluster.waiting import PATIENCE, bounded, leave, where
+from .errors import BAD_INPUT, DIVERGED, SAVED, BadInput, Diverged, Drifted, Saved, say
+from .settings import load, settle
 
 GOODBYE = 30.0  # seconds for the end of MPI, after which a saved run ends all the same
 
@@ -38,25 +26,30 @@ GOODBYE = 30.0  # seconds for the end of MPI, after which a saved run ends all t
 def main(arguments=None):
     rank = placement(os.environ).rank
     try:
-        settings = config.load(sys.argv[1:] if arguments is None else arguments)
+        settings = load(sys.argv[1:] if arguments is None else arguments)
         settle(settings, placement(os.environ).size)
     except BadInput as error:
         leave(str(error), BAD_INPUT)
 
     preemption = Preemption(rank)
     # torch takes seconds to load: not before the settings are known to be right
-    from .run import Run
-    from .topology import Topology
+    from .cluster.topology import Topology
+    from .training import loop
+    from .training.setup import set_up
 
     # Horovod must not lose patience before the watchdog does
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(max(PATIENCE, settings.run.patience))))
     try:
         topology = Topology.split(replicas=settings.replicas)
-        run = Run(settings, topology, preemption)
-        if run.finished:
-            run.tell_finished()
+        parts = set_up(settings, topology, preemption)
+        if parts.finished:
+            parts.metrics.say(
+                f"{parts.folder} holds a run that is finished: {parts.rounds} rounds; more --schedule.epochs go on "
+                "with it, another --out starts anew"
+            )
+            parts.metrics.close()
         else:
-            run.train()
+            loop.train(parts)
         preemption.over()
     except BadInput as error:
         leave(str(error), BAD_INPUT)
@@ -85,19 +78,6 @@ def end_saved(topology, rank, message):
         say(message)
         time.sleep(1.0)
     os._exit(SAVED if rank == 0 else 0)
-
-
-def settle(settings, size):
-    """Settle the number of replicas for `size` ranks. Raises BadInput for settings that exclude each other."""
-    name = settings.algorithm.name
-    if settings.replicas is None:
-        settings.replicas = config.default_replicas(name, size)
-    if name in config.DATA_PARALLEL and settings.replicas > 1:
-        raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
-    if name != "parle" and settings.algorithm.inside == "workers":
-        raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
-    if name != "parle" and settings.algorithm.payload != "full":
-        raise BadInput(f"--algorithm.payload bfloat16: belongs to parle, not to {name}; leave it out")
 
 
 if __name__ == "__main__":

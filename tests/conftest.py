@@ -1,6 +1,6 @@
 import pytest
-import raw
 import torch
+from helpers import raw
 
 from parle_hpc.data.prepare import prepare
 

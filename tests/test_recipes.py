@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
-import raw
-from idx import idx
-from mpi import passes
+from helpers import raw
+from helpers.idx import idx
+from helpers.mpi import passes
 
-from parle_hpc import config
 from parle_hpc.data import sources
 from parle_hpc.data.prepare import prepare
+from parle_hpc.settings import ALGORITHMS, DATA_PARALLEL, ROUNDS, load, recipe_names
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +55,9 @@ def small_svhn(folder):
 SMALL = {"mnist": small_mnist, "cifar100": small_cifar100, "svhn": small_svhn}
 
 
-@pytest.mark.parametrize("name", config.recipe_names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_it_trains_two_rounds(small, tmp_path, name):
-    settings = config.load(["--recipe", name])
+    settings = load(["--recipe", name])
     given = ["--data.path", small(settings.data.name), "--out", tmp_path / "run", "--data.batch_size", 8]
     given += ["--schedule.max_rounds", 2, "--algorithm.L", 2]
     if settings.model.name == "wrn":
@@ -71,7 +71,7 @@ def test_it_trains_two_rounds(small, tmp_path, name):
     assert 0 < events[-1]["val_error"] <= 100
 
 
-@pytest.mark.parametrize("algorithm", config.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_half_the_data_for_each(small, tmp_path, algorithm):
     given = ["--data.path", small("digits"), "--out", tmp_path / "run", "--data.fraction", 0.5]
     given += ["--schedule.max_rounds", 1, "--algorithm.name", algorithm]
@@ -101,7 +101,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_has_the_papers_network_and_data(name):
-    s = config.load(["--recipe", name])
+    s = load(["--recipe", name])
     m, d = s.model, s.data
     found = (m.name, m.dropout, m.depth, m.widen, s.algorithm.weight_decay, d.preprocessing, d.augment)
     assert found == MODELS[name]
@@ -109,20 +109,20 @@ def test_it_has_the_papers_network_and_data(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
-@pytest.mark.parametrize("algorithm", config.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_it_has_the_papers_schedule_for_each_algorithm(name, algorithm):
-    s = config.load(["--recipe", name, "--algorithm.name", algorithm]).schedule
+    s = load(["--recipe", name, "--algorithm.name", algorithm]).schedule
     rate, rounds, steps = PAPER[name]
     assert (s.lr, s.drop_factor) == rate
-    assert (s.drops, s.epochs) == (rounds if algorithm in config.ROUNDS else steps)
+    assert (s.drops, s.epochs) == (rounds if algorithm in ROUNDS else steps)
 
 
 def test_the_split_recipes_are_section_5():
     for n, fraction in ((3, 0.5), (6, 0.25)):
-        assert (config.load(["--recipe", f"allcnn_cifar10_split{n}"]).replicas, fraction) == (n, fraction)
-        for algorithm in config.ALGORITHMS:
-            s = config.load(["--recipe", f"allcnn_cifar10_split{n}", "--algorithm.name", algorithm])
+        assert (load(["--recipe", f"allcnn_cifar10_split{n}"]).replicas, fraction) == (n, fraction)
+        for algorithm in ALGORITHMS:
+            s = load(["--recipe", f"allcnn_cifar10_split{n}", "--algorithm.name", algorithm])
             assert s.data.fraction == fraction
-            assert s.replicas == (1 if algorithm in config.DATA_PARALLEL else n)
-            whole = config.load(["--recipe", "allcnn_cifar10", "--algorithm.name", algorithm])
+            assert s.replicas == (1 if algorithm in DATA_PARALLEL else n)
+            whole = load(["--recipe", "allcnn_cifar10", "--algorithm.name", algorithm])
             assert s.schedule == whole.schedule

@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 
-from ..failure import BadInput
+from ..errors import BadInput
 
 IDX_IMAGES, IDX_LABELS = 0x803, 0x801
 CIFAR_SHAPE = (3, 32, 32)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..failure import BAD_INPUT, BadInput, Parser, leave, say
+from ..cluster.waiting import leave
+from ..errors import BAD_INPUT, BadInput, Parser, say
 from .preprocess import GCN_SCALE, ZCA_EPS, fit_zca
 from .sources import SOURCES
 from .store import default_path, h5py

@@ -7,7 +7,7 @@ data set stays bytes, once on each node.
 import numpy as np
 import torch
 
-from ..failure import BadInput
+from ..errors import BadInput
 
 GCN_SCALE = 55.0  # Euclidean norm of a normalised image
 ZCA_EPS = 0.1  # added to the covariance's eigenvalues; these two are those of the WRN authors' whitened CIFAR

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..failure import BadInput
+from ..errors import BadInput
 from .formats import IDX_IMAGES, IDX_LABELS, read_cifar_binary, read_cifar_python, read_idx, read_svhn
 
 # https://yann.lecun.com/exdb/mnist no longer serves the files; these are the mirrors that torchvision uses.

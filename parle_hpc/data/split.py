@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..failure import BadInput
+from ..errors import BadInput
 from .augment import PAD
 
 PARTS, MOVES = 1, 2  # keep apart the random streams of one seed

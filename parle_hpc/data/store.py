@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..failure import BadInput
+from ..errors import BadInput
 
 # on shared file systems HDF5's lock fails with errno 11 or 37; nobody writes these files
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")

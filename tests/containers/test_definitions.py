@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import tomlkit
 from definition import DEFINITIONS, ROOT, copy_files, files, read
-from mpi import ENVIRONMENT
+from helpers.mpi import ENVIRONMENT
 
 SCRIPTS = ("post", "environment", "runscript", "test")
 

@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import slurm_cluster
 from definition import ROOT, copy_files, read
+from helpers import slurm_cluster
 
 SUITES = {"debian:12": "bookworm"}
 NOBODY = 65534

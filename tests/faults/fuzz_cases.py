@@ -9,7 +9,7 @@ import tomlkit
 from fuzz_sources import damaged_source
 from hypothesis import strategies as st
 
-from parle_hpc.config import ALGORITHMS, option_names
+from parle_hpc.settings import ALGORITHMS, option_names
 
 # one step of a small network, which ends the cases that are right
 SETTINGS = {

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import raw
 import torch
-from damage import attribute, claim, external, forget, link, put
+from helpers import raw
+from helpers.damage import attribute, claim, external, forget, link, put
 from hypothesis import strategies as st
 
-from parle_hpc import config
 from parle_hpc.models import build
+from parle_hpc.settings import load, write
 
 COUNTS = {"train": 12, "test": 6}
 
@@ -136,9 +136,9 @@ def weights(seed):
 def run_folder(name, seed=0, preprocessing="none"):
     """The files of a finished run of LeNet on data.h5, by path."""
     given = ["--data.path", "data.h5", "--data.preprocessing", preprocessing, "--data.batch_size", "4", "--run.seed"]
-    settings = config.load([*given, str(seed), "--replicas", "1"])
+    settings = load([*given, str(seed), "--replicas", "1"])
     with tempfile.TemporaryDirectory() as folder:
-        config.write(settings, Path(folder) / "config.toml")
+        write(settings, Path(folder) / "config.toml")
         text = (Path(folder) / "config.toml").read_bytes()
     events = [{"event": "start", "seconds": 0.1, "round": 0, "step": 0, "passes": 0, "ranks": 1}]
     for t in range(3):

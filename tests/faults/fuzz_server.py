@@ -73,7 +73,14 @@ class Server:
 def serve():
     for program in PROGRAMS:
         importlib.import_module(program)
-    for name in ("parle_hpc.run", "horovod.torch", "h5py", "scipy.io", "sklearn.datasets", "sklearn.model_selection"):
+    for name in (
+        "parle_hpc.training.setup",
+        "horovod.torch",
+        "h5py",
+        "scipy.io",
+        "sklearn.datasets",
+        "sklearn.model_selection",
+    ):
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import raw
 from fuzz_files import MALICE, Malice, damaged, data_set
+from helpers import raw
+from helpers.idx import idx
 from hypothesis import strategies as st
-from idx import idx
 from scipy.io import savemat
 
 

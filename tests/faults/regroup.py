@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mpi import passes
+from helpers.mpi import passes
 
 from parle_hpc.data.prepare import prepare
 

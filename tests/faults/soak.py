@@ -23,9 +23,9 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from mpi import ENVIRONMENT
+from helpers.mpi import ENVIRONMENT
 
-from parle_hpc.failure import SAVED
+from parle_hpc.errors import SAVED
 
 TINY = ("--data.samples", "400", "--data.batch_size", "12", "--run.checkpoint_every", "1", "--run.validate_every", "3")
 ROUNDS = ("--algorithm.L", "6", "--schedule.max_rounds", "12")

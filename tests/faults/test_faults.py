@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from mpi import ENVIRONMENT, PROGRAMS, mpirun, our_lines
-from runs import TRAIN
+from helpers.mpi import ENVIRONMENT, PROGRAMS, mpirun, our_lines
+from helpers.trainer import TRAIN
 
-from parle_hpc.checkpoint import folders, read_manifest
-from parle_hpc.metrics import Metrics
+from parle_hpc.checkpoints.files import folders, read_manifest
+from parle_hpc.training.metrics import Metrics
 
 SMALL = ("--data.samples", 400, "--data.batch_size", 12, "--algorithm.L", 6, "--schedule.max_rounds", 12)
 SMALL += ("--run.checkpoint_every", 2, "--run.validate_every", 6, "--run.check_every", 1)

@@ -8,7 +8,7 @@ import pytest
 from fuzz import lay_out, listing, soak
 from fuzz_cases import KINDS
 from fuzz_server import Server
-from mpi import mpirun, our_lines
+from helpers.mpi import mpirun, our_lines
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import hashlib
 import sys
 
 import numpy as np
-import oracle
 import torch
-from problems import LeNet, flat, parameters, problem, set_gradients
+from helpers import oracle
+from helpers.problems import LeNet, flat, parameters, problem, set_gradients
 
 from parle_hpc import ElasticSGD, Parle, Topology
 

@@ -6,24 +6,25 @@ import time
 import torch
 
 from parle_hpc import train
-from parle_hpc.run import Run
+from parle_hpc.training import loop
 
 rank, at, kind = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-original = Run._round
+original = loop.one_round
 
 
-def faulty(self, round):
-    if round == at and self.rank == rank and kind == "sleeps":
+def faulty(parts, round):
+    mine = parts.topology.world.Get_rank() == rank
+    if round == at and mine and kind == "sleeps":
         time.sleep(10_000)
-    losses = original(self, round)
-    if round == at and self.rank == rank and kind == "drifts":
+    losses = original(parts, round)
+    if round == at and mine and kind == "drifts":
         with torch.no_grad():
-            self.params[0].view(-1)[0].add_(1e-6)
-    if round == at and self.rank == rank and kind == "nan":
+            parts.params[0].view(-1)[0].add_(1e-6)
+    if round == at and mine and kind == "nan":
         with torch.no_grad():
-            self.params[0].fill_(torch.nan)
+            parts.params[0].fill_(torch.nan)
     return losses
 
 
-Run._round = faulty
+loop.one_round = faulty
 train.main(sys.argv[4:])

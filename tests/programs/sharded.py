@@ -10,11 +10,12 @@ import sys
 
 import numpy as np
 import torch
-from blocking import Blocking, BlockingCompressed
+from helpers.blocking import Blocking, BlockingCompressed
 
-from parle_hpc import Parle, Topology, optim
-from parle_hpc import reference as references
-from parle_hpc.reference import CompressedReference, MPIReference
+from parle_hpc import Parle, Topology
+from parle_hpc.coupling import choice
+from parle_hpc.coupling.compressed import CompressedReference
+from parle_hpc.coupling.reference import MPIReference
 
 SHAPES, L, ROUNDS = [(50, 7), (501,), (3, 3, 3, 5), (2,), (1,)], 3, 4
 replicas = int(sys.argv[1])
@@ -32,8 +33,8 @@ def alive():
 
 
 def train(blocks, replica, gather, reference, payload):
-    references.MPIReference = Blocking if blocks else MPIReference
-    references.CompressedReference = optim.CompressedReference = BlockingCompressed if blocks else CompressedReference
+    choice.MPIReference = Blocking if blocks else MPIReference
+    choice.CompressedReference = BlockingCompressed if blocks else CompressedReference
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
     for p in params:

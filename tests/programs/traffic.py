@@ -5,7 +5,7 @@ import sys
 import time
 
 import torch
-from namespaces import link_bytes
+from helpers.namespaces import link_bytes
 
 from parle_hpc import Parle, Topology
 

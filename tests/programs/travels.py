@@ -5,7 +5,7 @@ import time
 import torch
 
 from parle_hpc import Topology
-from parle_hpc.reference import MPIReference
+from parle_hpc.coupling.reference import MPIReference
 
 topology = Topology.split(replicas=2)
 xa = torch.full((4_000_000,), float(topology.world.Get_rank()))

@@ -8,7 +8,11 @@ import sys
 import numpy as np
 import torch
 
-from parle_hpc import Topology, config, models, preempt, run
+from parle_hpc import Topology, models
+from parle_hpc.cluster.signals import Preemption
+from parle_hpc.settings import load
+from parle_hpc.training import loop
+from parle_hpc.training.setup import set_up
 
 norm, out, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
 
@@ -35,14 +39,14 @@ def build(*given, **options):
 
 
 models.build = build
-settings = config.load(["--out", out, *arguments])
+settings = load(["--out", out, *arguments])
 topology = Topology.split(replicas=1)
-job = run.Run(settings, topology, preempt.Preemption())
+job = set_up(settings, topology, Preemption())
 job.model.train()
-while job.step < 20:
+while job.tally.step < 20:
     if settings.algorithm.name in ("sgd", "elastic_sgd"):
         type(job.optimizer).round_length = 20
-    job._round(0)
-assert job.step == 20
+    loop.one_round(job, 0)
+assert job.tally.step == 20
 if topology.world.Get_rank() == 0:
     np.save(f"{out}.npy", torch.cat([p.detach().flatten() for p in job.params]).numpy())

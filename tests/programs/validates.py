@@ -7,7 +7,7 @@ import torch
 
 from parle_hpc import Topology, models
 from parle_hpc.data.store import open_dataset
-from parle_hpc.evaluate import Validation
+from parle_hpc.training.validation import Validation
 
 torch.manual_seed(0)
 model = models.build("lenet")

@@ -1,0 +1,1 @@
+"""The optimisers, one file each, on flat state (layout, flat_optimizer)."""

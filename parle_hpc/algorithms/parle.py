@@ -1,0 +1,246 @@
+"""Parle and its relatives as torch optimisers.
+
+    optimizer = Parle(model.parameters(), lr=0.1, batches_per_epoch=B, comm=topology.cross)
+    for images, labels in batches:
+        optimizer.zero_grad()
+        loss(model(images), labels).backward()
+        topology.average_gradients(model.parameters())      # where a replica has several ranks
+        optimizer.step()                                     # (8a), (8b); after L of them (8c), (8d)
+    with optimizer.at_reference():
+        validate(model)
+
+A state is one flat vector over all weights, in float32, or float64 where a parameter is. Weights of a narrower type,
+such as bfloat16, are live copies of a master in the state's type.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from ..coupling.choice import PAYLOADS, reference_over
+from ..coupling.gather import Gather
+from ..equations import eq_8a, eq_8b, eq_8c, eq_9
+from .flat_optimizer import FlatOptimizer, require
+
+GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
+REFERENCES = ("current", "lagged", "average")
+INSIDE = ("gradients", "workers")
+
+
+class Parle(FlatOptimizer):
+    """Parle, (8a)-(8d) with (9): Entropy-SGD in each replica, coupled to the mean of the replicas every L steps.
+
+    Args:
+        params: parameters or parameter groups; lr, momentum, weight_decay and inner_lr may differ by group.
+        lr: eta of (8c), annealed by torch's schedulers.
+        momentum: mu, Nesterov's, for y and x^a (Remark 2).
+        L: inner steps (mini-batches) in a round.
+        alpha: of (8b), in [0, 1).
+        gamma0, rho0: gamma and rho at the start, (9). rho0 = inf: no elastic term and no traffic.
+        batches_per_epoch: B of (9), mini-batches in one pass over what the replica sees.
+        inner_lr: eta' of (8a), never annealed; the initial lr where None.
+        weight_decay: added to the gradient as weight_decay * y.
+        reference: x in (8c). "current": the mean of the x^a of this round; "lagged": of the round before, (8d) read
+            strictly, on its own stable only while lr / rho < (1 + mu) / (1 + 2 mu); "average": the mean of z at this
+            coupling, which must wait for the network.
+        comm: mpi4py communicator over the replicas, of an MPI with MPI_THREAD_MULTIPLE, which mpi4py starts; None for a
+            single one.
+        replica: mpi4py communicator of this replica's m ranks, among which z, v_x and x are then divided: each rank
+            holds, moves and reduces a share of 1/m, and the new x^a is gathered at the coupling. No number changes by
+            it. None: every rank holds all. Needed by inside="workers", where every rank holds all too.
+        inside: "gradients": the ranks of a replica average their gradients before `step`; "workers": each rank is
+            a worker y^b of (10), and the mean of their z^b stands for z in (8c).
+        payload: what travels between the replicas: "full", the state's own type, or "bfloat16", half of it, with error
+            feedback (coupling.compressed), which keeps 1 + 1/n shares more and rounds x in (8c). The
+            reference of `at_reference` is exact either way. The constructor is then collective over `comm`.
+        gather: what puts the shares of a replica's ranks together, such as Topology.gather, which is NCCL where there
+            is one; None: MPI, through the host's memory.
+
+    Raises ValueError for a setting out of range.
+    """
+
+    flat_names = ("x", "z", "v_y", "v_x")
+    share_names = ("z", "v_x")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        L: int = 25,
+        alpha: float = 0.75,
+        gamma0: float = 100.0,
+        rho0: float = 1.0,
+        batches_per_epoch: int,
+        inner_lr: float | None = None,
+        weight_decay: float = 0.0,
+        reference: str = "current",
+        comm: Any = None,
+        replica: Any = None,
+        inside: str = "gradients",
+        payload: str = "full",
+        gather: Callable[..., None] | None = None,
+    ) -> None:
+        require(L >= 1, "L", L, "at least 1")
+        require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
+        require(gamma0 > 0, "gamma0", gamma0, "above 0")
+        require(rho0 > 0, "rho0", rho0, "above 0")
+        require(batches_per_epoch >= 1, "batches_per_epoch", batches_per_epoch, "at least 1")
+        require(inner_lr is None or inner_lr >= 0, "inner_lr", inner_lr, "at least 0")
+        require(reference in REFERENCES, "reference", reference, f"one of {', '.join(REFERENCES)}")
+        require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
+        require(payload in PAYLOADS, "payload", payload, f"one of {', '.join(PAYLOADS)}")
+        require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
+        divided = replica is not None and inside == "gradients"
+        place, m = (replica.Get_rank(), replica.Get_size()) if divided else (0, 1)
+        super().__init__(params, defaults, place, m)
+        for group in self.param_groups:
+            if group["inner_lr"] is None:
+                group["inner_lr"] = group["lr"]
+        self.L, self.alpha, self.B = L, alpha, batches_per_epoch
+        self.gamma0, self.rho0, self.reference = gamma0, rho0, reference
+        self._mine = self._layout.share
+        self._couple_over(comm, payload)
+        self._deputy = reference_over(replica, self.z) if inside == "workers" else None
+        self._gather = None
+        if m > 1:
+            shares = self._layout.shares
+            self._gather = partial(gather, mine=self._mine) if gather else Gather(replica, shares, self.x)
+
+    def _couple_over(self, comm, payload):
+        self._elastic = math.isfinite(self.rho0)
+        if self.reference == "lagged" and self._elastic:
+            self.lagged = self._layout.zeros(share=True)
+        single = comm is None or comm.Get_size() == 1
+        # with one replica x^a is its own mean, so only the other two references have something to keep
+        self._mean = None if single and not self._elastic else reference_over(comm, self.x[self._mine], payload)
+        self._mean_of_x = False
+
+    @property
+    def round_length(self):
+        """Mini-batches in a round, L."""
+        return self.L
+
+    @property
+    def t(self):
+        """Rounds completed, t of (9)."""
+        return self.steps // self.L
+
+    @property
+    def gamma(self):
+        """gamma_t of this round, (9)."""
+        return eq_9(self.gamma0, self.t, self.B, clip=GAMMA_CLIP)
+
+    @property
+    def rho(self):
+        """rho_t of this round, (9)."""
+        return eq_9(self.rho0, self.t, self.B, clip=RHO_CLIP)
+
+    def _references(self):
+        return [reference for reference in (self._mean, self._deputy) if reference is not None]
+
+    def _step(self):
+        if self._mean is not None:
+            self._mean.poll()
+        self._inner_step()
+        if (self.steps + 1) % self.L == 0:
+            started = time.perf_counter()
+            self._couple()
+            self.coupling_seconds += time.perf_counter() - started
+
+    def _inner_step(self):
+        gamma = self.gamma
+        for i, group, lists, weights in self._blocks("v_y", "x"):
+            if lists:
+                y, g, v, xa = lists
+                eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
+            z = self._runs["z"][i]
+            if z:
+                eq_8b(z, self._layout.of_share(i, weights), alpha=self.alpha)
+        if self._master is not None:
+            self._layout.unpack(self._master)
+
+    def _couple(self):
+        z = self.z
+        if self._deputy is not None:
+            self._deputy.start(self.z)
+            z = self._deputy.collect()
+        x, rho = self._reference_of_this_round(z), self.rho
+        slices = map(self._layout.slices, (self.x[self._mine], self.v_x, z, x))
+        for (index, _), *parts in zip(self._layout.blocks, *slices, strict=True):
+            if parts[0] is not None:
+                group = self.param_groups[index]
+                eq_8c(*([part] for part in parts), eta=group["lr"], rho=rho, mu=group["momentum"])
+        if self._gather is not None:
+            self._gather(self.x)
+        self._reset_y()
+        if self.reference == "lagged" and self._elastic:
+            self.lagged.copy_(self._mean.collect())
+        self._restart()
+
+    def _reference_of_this_round(self, z):
+        if not self._elastic:
+            return self.x[self._mine]
+        if self.reference == "average":
+            self._mean_of_x = False
+            self._mean.start(z)
+        # also where `lagged` does not need it yet: x^a must not move while MPI reads it
+        newest = self._mean.collect()
+        return self.lagged if self.reference == "lagged" else newest
+
+    def _reset_y(self):
+        if self._master is not None:
+            self._master.copy_(self.x)
+        self._layout.unpack(self.x)
+
+    def _take_weights(self):
+        self._layout.pack(self.x)
+        self.z.copy_(self.x[self._mine])
+        if "lagged" in self._flat_state():
+            self.lagged.copy_(self.x[self._mine])
+        if self._mean is not None:
+            self._mean.reset(self.x[self._mine])
+        self._restart()
+
+    def _restart(self):
+        """x^a stands still until the next coupling: its mean may travel from now on."""
+        if self._mean is not None:
+            self._mean_of_x = self._elastic and self.reference != "average"
+            if self._mean_of_x:
+                self._mean.start(self.x[self._mine])
+
+    def _newest_reference(self):
+        if self._mean is None:
+            return self.x
+        mean = self._mean.exact(self.x[self._mine], started=self._mean_of_x)
+        if self._gather is None:
+            return mean
+        whole = self._layout.zeros()
+        whole[self._mine] = mean
+        self._gather(whole)
+        return whole
+
+    def _kind(self, name, flat):
+        workers_own = self._deputy is not None and name in ("z", "v_y")
+        return "own" if workers_own or name == "payload_e" else super()._kind(name, flat)
+
+    def restore(self, saved, steps, groups):
+        super().restore(saved, steps, groups)
+        if self._mean is not None and not self._mean.state.keys() <= saved.keys():
+            self._mean.reset(self.x[self._mine])
+            self._restart()
+
+    def _restore_weights(self):
+        self._reset_y()  # at the end of a round y = x^a
+
+    def _flat_state(self):
+        state = super()._flat_state()
+        if hasattr(self, "lagged"):
+            state["lagged"] = self.lagged
+        return state | (self._mean.state if self._mean is not None else {})

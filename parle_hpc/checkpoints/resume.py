@@ -1,0 +1,214 @@
+"""Between a run and its checkpoints: what is saved of a rank, and how a run of n x m ranks goes on from one of n' x m'.
+
+With the same n and m a run on CPU goes on bit for bit. With another m each replica is what it was; its new ranks take
+the BatchNorm statistics of the old ones in turn and draw dropout anew. With fewer replicas the first ones are kept;
+additional ones start at the reference, at rest.
+"""
+
+import random
+
+import numpy as np
+import torch
+
+from ..errors import BadInput
+from .files import Damaged, Piece, Stored, folders, read_manifest, verify
+
+# what a run may change when it goes on; anything else would be another run
+MAY_CHANGE = {
+    "data.path",
+    "schedule.epochs",
+    "schedule.max_rounds",
+    "run.validate_every",
+    "run.statistics_batches",
+    "run.checkpoint_every",
+    "run.checkpoint_minutes",
+    "run.keep",
+    "run.check_every",
+    "run.patience",
+    "run.grace",
+    "run.save_replicas",
+    "run.trace",
+    "run.device",
+}
+
+
+def parts(optimizer, place, m):
+    """({name: Piece} of the replica, {name: array} of the rank): copies of what the optimiser holds."""
+    pieces, own = {}, {}
+    for name, (flat, kind) in optimizer.saved().items():
+        if kind == "own":
+            own[f"optimizer/{name}"] = to_numpy(flat)
+        elif kind == "share":
+            pieces[name] = Piece(to_numpy(flat), optimizer.share.start, optimizer.size)
+        else:
+            part = -(-len(flat) // m)
+            start = min(place * part, len(flat))
+            pieces[name] = Piece(to_numpy(flat[start : start + part]), start, len(flat))
+    return pieces, own
+
+
+def to_numpy(tensor):
+    """A copy, as NumPy knows it."""
+    return tensor.detach().to("cpu", copy=True).numpy()
+
+
+def random_state():
+    """{name: array} of this rank's random generators: Python's, NumPy's, torch's and the GPU's."""
+    version, keys, _ = random.getstate()
+    _, words, *rest = np.random.get_state()
+    found = {
+        "python": np.array([version, *keys], np.int64),
+        "numpy": words,
+        "numpy_rest": np.array(rest, np.float64),
+        "torch": torch.get_rng_state().numpy(),
+    }
+    if torch.cuda.is_available():
+        found["cuda"] = torch.cuda.get_rng_state().numpy()
+    return found
+
+
+def set_random_state(found):
+    """Go on drawing where `random_state` was taken."""
+    version, *keys = found["python"].tolist()
+    random.setstate((version, tuple(keys), None))
+    position, has_gauss, cached = found["numpy_rest"].tolist()
+    np.random.set_state(("MT19937", found["numpy"], int(position), int(has_gauss), cached))
+    torch.set_rng_state(torch.from_numpy(found["torch"]))
+    if "cuda" in found and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.from_numpy(found["cuda"]))
+
+
+def seed_of(seed, rank, step=0):
+    """Seed of what a rank draws by itself, such as dropout; step: where it goes on with another number of ranks."""
+    mine = seed * 1_000_003 + rank + 1
+    return mine * 1_000_003 + step if step else mine
+
+
+def capture(optimizer, model, place, m, facts):
+    """(pieces, own, facts) of this rank at the end of a round, for files.write: copies; the run goes on.
+
+    place, m: this rank's place in its replica, and the replica's number of ranks. facts: to be kept beside.
+    """
+    pieces, own = parts(optimizer, place, m)
+    own |= {f"buffers/{name}": to_numpy(buffer) for name, buffer in model.named_buffers()}
+    own |= {f"random/{name}": np.array(values) for name, values in random_state().items()}
+    groups = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
+    return pieces, own, {"groups": groups, **facts}
+
+
+def find(out, world):
+    """(the newest complete and intact checkpoint of a folder as Stored, or None; a line for each damaged one).
+
+    Collective over all ranks, which share the reading.
+    """
+    lines = []
+    for folder in world.bcast(folders(out) if world.Get_rank() == 0 else None):
+        problem, manifest = None, None
+        try:
+            manifest = world.bcast(read_manifest_or_problem(folder) if world.Get_rank() == 0 else None)
+            if isinstance(manifest, str):
+                raise Damaged(manifest)
+            if manifest is not None:
+                for entry in manifest["files"][world.Get_rank() :: world.Get_size()]:
+                    verify(folder, entry)
+        except Damaged as error:
+            problem = str(error)
+        problems = [p for p in world.allgather(problem) if p]
+        if problems:
+            lines.append(f"skipped a damaged checkpoint: {problems[0]}")
+        elif manifest is not None:
+            return Stored(folder, manifest), lines
+    return None, lines
+
+
+def read_manifest_or_problem(folder):
+    """The manifest, None where there is none, or what is wrong with it as a string: for all ranks to hear."""
+    try:
+        return read_manifest(folder)
+    except Damaged as error:
+        return str(error)
+
+
+def check_settings(manifest, settings, folder):
+    """Raises BadInput where the settings are those of another run than the checkpoint's."""
+    before, now = flatten(manifest["settings"]), flatten(sections(settings))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and name not in MAY_CHANGE:
+            raise BadInput(
+                f"--{name} {now.get(name)}: the checkpoints in {folder} were made with {before.get(name)}, which a run "
+                "cannot change when it goes on; give another --out, or --resume never with a new one"
+            )
+
+
+def sections(settings):
+    """The settings by section, without what names files and ranks."""
+    return settings.model_dump(exclude={"recipe", "out", "resume", "replicas"})
+
+
+def flatten(tables):
+    """{section.key: value} as JSON has them."""
+    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+
+
+def restore(stored, optimizer, model, scheduler, topology, seed):
+    """Bring what trains to where the checkpoint was taken; (the facts of this rank, lines on what is not as it was).
+
+    seed: of the run. Collective over all ranks.
+    """
+    t, step = topology, stored.manifest["step"]
+    same = (t.n, t.m) == (stored.n, stored.m)
+    there = t.replica_index < stored.n
+    source = t.replica_index * stored.m + t.place % stored.m if there else t.place % stored.m
+    own, facts = stored.own(source), stored.facts(source)
+    state = state_of(stored, t.replica_index, named("optimizer/", own), same)
+    optimizer.restore(state, step, facts["groups"])
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(torch.from_numpy(own[f"buffers/{name}"]).reshape(buffer.shape))
+    if same:
+        set_random_state(named("random/", own))
+    else:
+        torch.manual_seed(seed_of(seed, t.world.Get_rank(), step))
+    state = scheduler.state_dict()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    state.update(last_epoch=step, _step_count=step + 1, _last_lr=rates)
+    scheduler.load_state_dict(state)
+    return facts, [] if same else [changes(stored, t)]
+
+
+def named(prefix, arrays):
+    """Those of {name: array} whose names begin so, without it."""
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+
+
+def state_of(stored, replica, own, same):
+    """{name: array} that the optimiser of a replica goes on from.
+
+    own: what was a rank's own. same: whether n and m are as they were.
+    """
+    there = replica < stored.n
+    vectors = stored.replica(replica) if there else at_rest(stored)
+    if not there:
+        own = {name: np.zeros_like(v) if name.startswith("v") else vectors["x"] for name, v in own.items()}
+    found = {**vectors, **own}
+    # what has been told of the weights was told to others
+    return found if same else {name: values for name, values in found.items() if not name.startswith("payload_")}
+
+
+def at_rest(stored):
+    """What a replica that was not there begins with: the mean of the others, without momentum."""
+    first, *others = (stored.replica(a) for a in range(stored.n))
+    # of Elastic-SGD the reference is a state of its own, and the replica's weights are xa
+    mean = first["x"] if "xa" in first else sum((o["x"] for o in others), first["x"]) / stored.n
+    new = {name: np.zeros_like(values) if name.startswith("v") else mean.copy() for name, values in first.items()}
+    return new | {name: first[name] for name in ("lagged",) if name in first}
+
+
+def changes(stored, t):
+    """What another number of ranks changes, in words."""
+    told = f"goes on with {t.n} x {t.m} ranks after {stored.n} x {stored.m}"
+    if t.n < stored.n:
+        told += f"; only the first {t.n} replicas are kept"
+    if t.n > stored.n:
+        told += f"; {t.n - stored.n} more replicas start at the reference"
+    return f"{told}; dropout is drawn anew"

@@ -1,0 +1,1 @@
+"""Ranks, replicas and machines: who is where, how they start, agree, wait and end."""

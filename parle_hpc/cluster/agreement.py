@@ -1,0 +1,65 @@
+"""A few numbers that ranks add up or agree on, without a wait that has no bound."""
+
+import numpy as np
+
+from .topology import mpi
+from .waiting import wait_for
+
+
+class Group:
+    """The ranks among which an evaluation is divided: sums over an mpi4py communicator, or over this process alone."""
+
+    def __init__(self, comm=None):
+        self._comm = comm
+        self.rank = comm.Get_rank() if comm is not None else 0
+        self.size = comm.Get_size() if comm is not None else 1
+
+    def sum(self, values):
+        """Sum of float64 values over the ranks, elementwise."""
+        return self._reduce(values, "SUM")
+
+    def max(self, values):
+        """Maximum of float64 values over the ranks, elementwise."""
+        return self._reduce(values, "MAX")
+
+    def _reduce(self, values, op):
+        mine = np.array(values, np.float64)
+        if self.size == 1:
+            return mine
+        result = np.empty_like(mine)
+        request = self._comm.Iallreduce(mine, result, op=getattr(mpi(), op))
+        wait_for(request.Test, "another rank's part of the validation")
+        return result
+
+
+class Agreement:
+    """The smallest of the ranks' numbers of a round, known to all of them one round later without waiting for them.
+
+    Every rank calls `exchange` once a round, and so all learn in the same round that one of them is in trouble, or is
+    asked to end.
+
+    Args:
+        comm: mpi4py communicator.
+        size: how many numbers there are.
+    """
+
+    NOTHING = 1 << 62
+
+    def __init__(self, comm, size):
+        self._comm = comm
+        self._mine, self._least = np.empty(size, np.int64), np.full(size, self.NOTHING, np.int64)
+        self._request = None
+
+    def exchange(self, *values):
+        """Hand in this round's numbers; the least of each of the last round's, NOTHING in the first."""
+        least = self.finish()
+        self._mine[:] = values
+        self._request = self._comm.Iallreduce(self._mine, self._least, op=mpi().MIN)
+        return least
+
+    def finish(self):
+        """The least of each of the numbers handed in last."""
+        if self._request is not None:
+            wait_for(self._request.Test, "the other ranks' end of round")
+            self._request = None
+        return self._least.tolist()

@@ -1,0 +1,1 @@
+"""What the doctor asks of a machine (probes), concludes (findings), and survives (supervise)."""

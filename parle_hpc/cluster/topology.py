@@ -1,0 +1,211 @@
+"""Ranks, replicas and their communicators, and Horovod on the replica's: the only importer of mpi4py and horovod.
+
+    topology = Topology.split(replicas=3)         # 12 ranks: 3 replicas of 4 ranks
+
+With m ranks in a replica, rank r belongs to replica r // m, at place r % m: neighbours share a replica, so that
+gradients stay inside a node. mpi4py is imported in functions, because a loader process that is forked or spawned
+must not start MPI.
+"""
+
+import os
+
+import torch
+
+from ..errors import BadInput
+from .placement import placement
+from .start import mpi_libraries, prepare_environment, start
+from .waiting import START_UP, bounded, waits
+
+
+def divide(size, replicas):
+    """Ranks in a replica, m. Raises BadInput where `size` ranks do not divide into `replicas`."""
+    if replicas < 1 or size % replicas:
+        right = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+        raise BadInput(
+            f"--replicas {replicas} does not divide {size} rank{'s' * (size > 1)}; possible here: {right}; "
+            f"or start a multiple of {replicas} ranks"
+        )
+    return size // replicas
+
+
+def load():
+    """mpi4py's MPI and horovod.torch, loaded and not yet started.
+
+    Raises BadInput where one of them is missing, or where they do not share one MPI library.
+    """
+    try:
+        import mpi4py
+
+        # an import that starts MPI holds the interpreter, so that no timer could end a start that hangs
+        mpi4py.rc(initialize=False, finalize=True)
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        advice = "load the MPI module with which it was installed, or see the README: python install/horovod.py"
+        raise BadInput(f"mpi4py cannot be loaded ({error}); {advice}") from None
+    try:
+        import horovod.torch as hvd
+    except ImportError as error:
+        raise BadInput(f"Horovod cannot be loaded ({error}); build it: python install/horovod.py") from None
+    if not hvd.mpi_built():
+        raise BadInput("Horovod was built without MPI; build it again: python install/horovod.py")
+    libraries = mpi_libraries()
+    if len(libraries) > 1:
+        raise BadInput(
+            f"mpi4py and Horovod load different MPI libraries: {' and '.join(libraries)}; load the modules of one MPI "
+            "alone and build both for it: python install/horovod.py builds Horovod and says how to build mpi4py"
+        )
+    return MPI, hvd
+
+
+def mpi():
+    """mpi4py's MPI, for its constants, once a Topology has started it."""
+    from mpi4py import MPI
+
+    return MPI
+
+
+class Topology:
+    """The place of this rank among the replicas.
+
+    Attributes:
+        world, replica, cross: mpi4py communicators over all n m ranks, over the m ranks of this replica, and over the
+            n ranks that hold the same place in their replicas.
+        replica_index, place: this rank's replica, 0 to n - 1, and its place in it, 0 to m - 1.
+        n, m: replicas, and ranks in each.
+        local_rank, threads: rank on this node, and CPU threads that are this rank's share of the node's cores.
+    """
+
+    @classmethod
+    def split(cls, *, replicas):
+        """Start MPI, split the world into `replicas` groups, and start Horovod inside each.
+
+        Collective over all ranks. Raises BadInput where the ranks do not divide, where mpi4py or Horovod is missing,
+        or where MPI and the launcher disagree about the number of ranks; ends the job with one line where the
+        groups do not answer within two minutes.
+        """
+        here = placement(os.environ)
+        m = divide(here.size, replicas)
+        prepare_environment(os.environ, len(os.sched_getaffinity(0)))
+        with bounded(START_UP, "the start of MPI and Horovod", here.rank):
+            return cls(here, replicas, m)
+
+    def __init__(self, here, n, m):
+        MPI, self._hvd = load()
+        self.world = start(MPI, here)
+        self.n, self.m = n, m
+        self.replica_index, self.place = divmod(self.world.Get_rank(), m)
+        self.replica = self.world.Split(self.replica_index, self.place)
+        self.cross = self.world.Split(self.place, self.replica_index)
+        self._start_horovod()
+        self._check_groups()
+        self._share_node(MPI)
+
+    def _start_horovod(self):
+        if os.environ.get("HOROVOD_TIMELINE"):
+            # every group's root would open the same file
+            os.environ["HOROVOD_TIMELINE"] += f".replica{self.replica_index}"
+        self._hvd.init(comm=self.replica)
+
+    def _check_groups(self):
+        """Each communicator holds whom it should, and Horovod reduces over the replica and nobody else."""
+        rank = self.world.Get_rank()
+        mine = range(self.replica_index * self.m, (self.replica_index + 1) * self.m)
+        beside = range(self.place, self.n * self.m, self.m)
+        total = self._hvd.allreduce(torch.tensor([rank]), op=self._hvd.Sum, name="self-test").item()
+        right = (
+            self.replica.allgather(rank) == list(mine)
+            and self.cross.allgather(rank) == list(beside)
+            and (self._hvd.rank(), self._hvd.size()) == (self.place, self.m)
+            and total == sum(mine)
+        )
+        if not all(self.world.allgather(right)):
+            raise BadInput("MPI and Horovod do not see the same groups of ranks; rebuild: python install/horovod.py")
+
+    def _share_node(self, MPI):
+        node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank = node.Get_rank()
+        # NCCL refuses two ranks on one GPU; the ranks of a replica must go the same way
+        host = not self._hvd.nccl_built() or node.Get_size() > torch.cuda.device_count()
+        self._gradients_on_host = any(self.replica.allgather(host))
+        mine = os.sched_getaffinity(0)
+        everyone = node.allgather(mine)
+        node.Free()
+        # a core that k ranks may use counts as 1/k for each of them
+        share = sum(1 / sum(core in cores for cores in everyone) for core in mine)
+        self.threads = max(1, int(share + 1e-9))
+
+    def device(self, choice):
+        """torch device of this rank: "cpu", "cuda", or with "auto" a GPU where there is one; local rank % GPUs.
+
+        Raises BadInput where "cuda" is asked for and there is none.
+        """
+        if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+            if "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(self.threads)
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
+            raise BadInput("--run.device cuda: torch finds no GPU here; use --run.device cpu, or ask for a GPU")
+        device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+
+    def close(self):
+        """End Horovod and MPI on all ranks, so that each may leave by itself. Collective over all ranks."""
+        self._hvd.shutdown()
+        mpi().Finalize()
+
+    def together(self, function, *arguments):
+        """function(*arguments) on every rank; BadInput on all of them where it was raised on any.
+
+        Collective over all ranks, so that a file missing on one node does not leave the others waiting.
+        """
+        result = error = None
+        try:
+            result = function(*arguments)
+        except BadInput as raised:
+            error = str(raised)
+        with waits():
+            errors = [e for e in self.world.allgather(error) if e is not None]
+        if errors:
+            raise BadInput(errors[0])
+        return result
+
+    def broadcast(self, tensors):
+        """World rank 0's values into the tensors of every rank, bit for bit."""
+        for tensor in tensors:
+            host = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            self.world.Bcast(host.numpy())
+            tensor.detach().copy_(host.view(tensor.dtype).reshape(tensor.shape))
+
+    def average_gradients(self, params):
+        """Replace every gradient by its mean over the ranks of the replica, through Horovod.
+
+        The gradients travel as one buffer, so that the order of sums does not depend on timing: two runs give the same
+        bits, and so do the ranks of one replica. Collective over the replica.
+        """
+        if self.m == 1:
+            return
+        gradients = [p.grad for p in params if p.grad is not None]
+        for dtype in sorted({g.dtype for g in gradients}, key=str):
+            same = [g for g in gradients if g.dtype == dtype]
+            flat = torch.cat([g.reshape(-1) for g in same])
+            travels = flat.cpu() if flat.is_cuda and self._gradients_on_host else flat
+            with waits():
+                self._hvd.allreduce_(travels, op=self._hvd.Average, name=f"gradients {dtype}")
+            if travels is not flat:
+                flat.copy_(travels)
+            pieces = torch.split(flat, [g.numel() for g in same])
+            torch._foreach_copy_(same, [piece.view(g.shape) for piece, g in zip(pieces, same, strict=True)])
+
+    @property
+    def gather(self):
+        """`gather_shares` where each rank has a GPU and NCCL, which is what Parle's `gather` wants; None elsewhere."""
+        return None if self._gradients_on_host else self.gather_shares
+
+    def gather_shares(self, whole, mine):
+        """Fill `whole`, shape (N,), of which a rank knows the slice `mine`, through Horovod.
+
+        The slices of the replica's ranks, in their order, are the whole. Collective over the replica.
+        """
+        with waits():
+            whole.copy_(self._hvd.allgather(whole[mine], name="shares"))

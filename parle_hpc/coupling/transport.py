@@ -1,0 +1,98 @@
+"""How a mean travels: to the host and back on a side stream, and between the ranks while nobody asks."""
+
+import atexit
+import os
+import threading
+import time
+from contextlib import nullcontext, suppress
+
+import torch
+
+from ..cluster.waiting import PATIENCE
+from ..errors import say
+
+INTERVAL = 0.003  # seconds between two looks at a request that travels
+
+
+class Staging:
+    """Copies between a device and the host memory that MPI reads and writes: device pointers need a CUDA-aware MPI.
+
+    They run on a stream of their own, through pinned memory, so that neither direction holds up the training stream.
+    On a CPU the tensors are that memory, and nothing is copied.
+    """
+
+    def __init__(self, device):
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def mirror(self, tensor):
+        """Host memory of the shape and type of a tensor; the tensor itself on a CPU."""
+        return tensor if self._stream is None else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+
+    def beside(self):
+        """Context in which work goes to the side stream."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def follow(self):
+        """The side stream waits for all that the training stream was given so far."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+
+    def out(self, tensor, mirror):
+        """Start to bring a tensor to the host; what MPI may read once `idle` is true."""
+        if self._stream is None:
+            return tensor
+        with self.beside():
+            return mirror.copy_(tensor, non_blocking=True)
+
+    def back(self, mirror, tensor):
+        """Start to bring to the device what MPI wrote."""
+        if self._stream is not None:
+            with self.beside():
+                tensor.copy_(mirror, non_blocking=True)
+
+    def idle(self):
+        """Whether everything that was started is over."""
+        return self._stream is None or self._stream.query()
+
+    def join(self):
+        """The training stream waits, on the device, for the side stream."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+
+class Travelling:
+    """A request of MPI that moves by itself.
+
+    MPI moves a non-blocking collective only while somebody calls it, each time by what fits into the buffers of a
+    connection; a mini-batch is too long to wait for the next call. So a thread calls it until it is complete. The
+    MPI must have been started with MPI_THREAD_MULTIPLE, as mpi4py does.
+    """
+
+    def __init__(self, request):
+        self._request, self._lock, self._over = request, threading.Lock(), False
+        if not self.over():
+            threading.Thread(target=self._move, name="travelling", daemon=True).start()
+
+    def over(self):
+        """Whether the request is complete."""
+        with self._lock:
+            # no call once it is complete: MPI may have ended
+            self._over = self._over or self._request.Test()
+            return self._over
+
+    def _move(self):
+        # what goes wrong is raised where the training asks as well
+        with suppress(Exception):
+            while not self.over():
+                time.sleep(INTERVAL)
+
+
+@atexit.register
+def _arrive_before_the_end():
+    """The memory that MPI writes to goes with the interpreter, and no thread may be in a call of MPI when it ends."""
+    for thread in threading.enumerate():
+        if thread.name == "travelling":
+            thread.join(PATIENCE)
+            if thread.is_alive():
+                say(f"a mean of the replicas did not arrive within {PATIENCE:.0f} s of the end; another rank is dead")
+                os._exit(1)

@@ -1,0 +1,22 @@
+"""This rank's mini-batches, as the network sees them."""
+
+from .augment import augment
+
+
+class Loader:
+    """Mini-batches by their number, on the device that trains.
+
+    Args:
+        part: Part that is trained on.
+        batches: MiniBatches, which says what is in each.
+        device: torch device.
+        augmented: mirror and shift the images, section 4.3.
+    """
+
+    def __init__(self, part, batches, device, augmented):
+        self._part, self._batches, self._device, self._augmented = part, batches, device, augmented
+
+    def __call__(self, step):
+        """Images, float32 (batch_size / m, C, H, W), and labels of this rank in mini-batch `step`."""
+        images, labels = self._part.batch(self._batches.indices(step), self._device)
+        return augment(images, self._batches.moves(step)) if self._augmented else images, labels

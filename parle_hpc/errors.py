@@ -1,0 +1,39 @@
+"""What ends a run: the exceptions, the one line that says why, and the exit statuses."""
+
+import argparse
+import sys
+
+BAD_INPUT, DIVERGED, SAVED = 2, 3, 85
+LONGEST = 500  # characters of a line, of which a name that was given may be thousands
+
+
+class BadInput(ValueError):
+    """Something that the user can put right: one line that says what is wrong and what would be right."""
+
+
+class Diverged(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class Saved(Exception):
+    """The run was asked to end, and its state is saved."""
+
+
+class Drifted(RuntimeError):
+    """The ranks of a replica do not hold the same weights any more."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are BadInput, like every other mistake."""
+
+    def error(self, message):
+        raise BadInput(message)
+
+
+def say(message):
+    """One line on stderr in a single write, so that the lines of several ranks do not mix."""
+    line = " ".join(message.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    sys.stderr.write(f"parle_hpc: {line}\n")
+    sys.stderr.flush()

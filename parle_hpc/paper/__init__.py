@@ -1,0 +1,1 @@
+"""The paper's experiments: its numbers, our runs, tables, figures and pages."""

@@ -1,0 +1,120 @@
+"""The pages: a report of runs, and section 1.2."""
+
+import base64
+import html
+import tempfile
+from pathlib import Path
+
+from tabulate import tabulate
+
+from ..errors import BadInput
+from . import numbers, plots
+from .records import read_groups
+from .tables import VARIED, all_runs, analysis_rows, beside_the_paper, row_of_table_1, row_of_table_2, varied
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #111 }
+table { border-collapse: collapse; margin: 1em 0; font-size: 14px }
+th, td { border: 1px solid #bbb; padding: .25em .6em }
+th { background: #eee; text-align: left }
+img { max-width: 100% }
+h2 { margin-top: 2em }
+"""
+
+
+def open_folder(out):
+    """The folder `out`, made where it is missing. Raises BadInput where nothing can be written there."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be written ({error.strerror}); give a folder that can") from None
+    return folder
+
+
+class Page:
+    """What a report holds, in order: headings, paragraphs, tables and figures, which are files of their own as well."""
+
+    def __init__(self, title, folder):
+        self.title, self.folder, self._parts = title, open_folder(folder), []
+
+    def text(self, text):
+        self._parts.append(f"<p>{html.escape(text)}</p>")
+
+    def table(self, name, title, headers, rows):
+        """A table as NAME.md and NAME.tex and on the page."""
+        given = {"headers": headers, "disable_numparse": True}
+        markdown = f"# {title}\n\n{tabulate(rows, tablefmt='github', **given)}\n"
+        (self.folder / f"{name}.md").write_text(markdown, encoding="utf-8")
+        (self.folder / f"{name}.tex").write_text(tabulate(rows, tablefmt="latex_booktabs", **given), encoding="utf-8")
+        self._parts.append(f"<h2>{html.escape(title)}</h2>{tabulate(rows, tablefmt='html', **given)}")
+
+    def figure(self, name, title, figure):
+        """A figure as NAME.png and NAME.pdf and on the page."""
+        path = self.folder / name
+        plots.save(figure, path)
+        picture = base64.b64encode(path.with_suffix(".png").read_bytes()).decode()
+        title = html.escape(title)
+        self._parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{picture}">')
+
+    def write(self):
+        """index.html; its path."""
+        title = html.escape(self.title)
+        head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        path = self.folder / "index.html"
+        path.write_text(f"{head}<h1>{title}</h1>\n" + "\n".join(self._parts), encoding="utf-8")
+        return path
+
+
+def write(folders, out, title="Parle: report of runs"):
+    """The report on the runs in `folders`, in the folder `out`; the path of its page. Raises BadInput."""
+    groups = read_groups(folders)
+    page = Page(title, out)
+    seeds = ", ".join(sorted({str(r.settings.run.seed) for g in groups for r in g.records}, key=int))
+    page.text(
+        f"{sum(len(g.records) for g in groups)} runs, seeds {seeds}. Errors are those of the reference, mean ± sample "
+        "standard deviation over seeds; minutes are wall-clock, validations included. The last training error is over "
+        "all that was trained on, those before over some of it (run.statistics_batches)."
+    )
+    tables = (("table1", numbers.TABLE_1, row_of_table_1), ("table2", numbers.TABLE_2, row_of_table_2))
+    for name, reference, row in tables:
+        headers, rows = beside_the_paper(groups, reference, row)
+        if rows:
+            page.table(name, f"Table {name[-1]} of the paper, and here", headers, rows)
+    studied = varied(groups)
+    for name, values, mine in studied:
+        file = f"{mine[0].settings.model.name}-{mine[0].settings.data.name}-{name.rpartition('.')[2]}"
+        page.figure(
+            file, f"{mine[0].subject}: {VARIED[name]}", plots.against(mine, values, VARIED[name], mine[0].subject)
+        )
+    for subject in dict.fromkeys(group.subject for group in groups):
+        mine = [group for group in groups if group.subject == subject]
+        shown = mine if len(mine) <= len(plots.STYLES) else [g for g in mine if not any(g in s[2] for s in studied)]
+        if shown:
+            file = f"{shown[0].settings.model.name}-{shown[0].settings.data.name}"
+            page.figure(file, f"{subject}: error of the reference", plots.curves(shown, subject))
+    page.table("runs", "All runs", *all_runs(groups))
+    page.text("Coupling / compute: seconds of (8c) and (8d) over those of the mini-batches; section 4.1 gives 0.52 %.")
+    page.text(f"Runs: {', '.join(str(record.folder) for group in groups for record in group.records)}")
+    return page.write()
+
+
+def write_analysis(groups, out):
+    """The page of section 1.2 for {name: results of analysis.Study}; its path."""
+    page = Page("Section 1.2: independent networks, their average, and alignment", out)
+    page.figure("figure1", "Figure 1: overlap with the first network, layer by layer", plots.overlaps(groups))
+    known = numbers.MOTIVATION
+    page.table(
+        "section12",
+        "Validation errors and overlaps",
+        ["", ""],
+        [pair for name, r in groups.items() for pair in analysis_rows(name, r)],
+    )
+    page.text(
+        f"The paper, {known['networks']} All-CNNs on CIFAR-10: each {known['each'][0]} ± {known['each'][1]} %, "
+        f"ensemble {known['ensemble']} %, average of the weights {known['average']} %, after alignment "
+        f"{known['aligned_average']} %."
+    )
+    return page.write()

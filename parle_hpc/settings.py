@@ -1,0 +1,331 @@
+"""Settings: typed, checked, from a recipe and the command line.
+
+A recipe is a short TOML file of what differs from the defaults below, or from another recipe: `extends = "NAME"`, or a
+file beside it. A table named after an algorithm holds what differs again where that algorithm is chosen, e.g.
+[sgd.schedule] beside [schedule].
+"""
+
+import difflib
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomlkit
+import tomlkit.exceptions
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import CliSettingsSource, SettingsError
+
+from .errors import BadInput
+
+PROGRAM = "python -m parle_hpc.train"
+RECIPES = resources.files(__package__).joinpath("recipes")
+ALGORITHMS = ("parle", "entropy_sgd", "elastic_sgd", "sgd")
+DATA_PARALLEL = ("entropy_sgd", "sgd")  # one replica over all ranks
+ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the others one pass
+
+
+LARGEST = 1e6  # of rates and of epochs: far beyond what trains, and far below what overflows
+
+
+def possible_path(text):
+    if not text.isprintable():
+        raise ValueError("must hold printable characters alone")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(possible_path)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Data(Section):
+    name: Literal["digits", "mnist", "cifar10", "cifar100", "svhn"] = Field("digits", description="data set")
+    path: PathText = Field(
+        "",
+        description="HDF5 file from python -m parle_hpc.data.prepare; data/NAME.h5 where empty (digits makes itself)",
+    )
+    batch_size: int = Field(128, ge=1, description="samples in a mini-batch of a replica, over all its ranks")
+    fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="of the training set that each replica sees, section 5; together they see all of it. Of sgd and "
+        "entropy_sgd, which have one replica, it is a random part",
+    )
+    samples: int | None = Field(None, ge=1, description="train on the first of the training images only, this many")
+    preprocessing: Literal["none", "standardize", "gcn", "zca"] = Field(
+        "none",
+        description="none: 0 to 1; standardize: less each channel's mean, over its standard deviation; gcn: global "
+        "contrast normalisation; zca: gcn, then ZCA, section 4.3",
+    )
+    augment: bool = Field(False, description="mirror training images by chance, and shift them by up to 4 pixels")
+
+
+class Model(Section):
+    name: Literal["lenet", "allcnn", "wrn"] = Field("lenet", description="network")
+    dropout: float = Field(0.25, ge=0, lt=1, description="probability that a unit is dropped")
+    depth: int | None = Field(None, ge=10, le=1000, description="of wrn: 6 N + 4; 28 where not given")
+    widen: int | None = Field(None, ge=1, le=1000, description="of wrn: k, 10 where not given")
+    channels: int | None = Field(
+        None, ge=1, le=100_000, description="of allcnn's first convolutions, 96 where not given"
+    )
+
+
+class Algorithm(Section):
+    name: Literal[ALGORITHMS] = Field("parle", description="what trains")
+    L: int = Field(25, ge=1, le=1_000_000, description="inner steps (mini-batches) in a round, (8c)")
+    alpha: float = Field(0.75, ge=0, lt=1, description="weight of the past in z, (8b)")
+    gamma0: float = Field(100.0, gt=0, description="gamma at the start, (9); pulls y to x^a by 1/gamma")
+    rho0: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=True,
+        description="rho at the start, (9); pulls x^a to the reference by 1/rho; inf: independent replicas",
+    )
+    reference: Literal["current", "lagged", "average"] = Field(
+        "current",
+        description="x in (8c): mean of this round's x^a; of the last round's (on its own stable only while "
+        "lr/rho < (1 + momentum)/(1 + 2 momentum)); or mean of z, which waits for the network",
+    )
+    inside: Literal["gradients", "workers"] = Field(
+        "gradients", description="ranks of a replica average gradients at every step, or are the workers of (10)"
+    )
+    payload: Literal["full", "bfloat16"] = Field(
+        "full", description="what parle's replicas send: their weights' own type, or bfloat16 with error feedback"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's mu, Remark 2")
+    inner_lr: float | None = Field(
+        None, gt=0, le=LARGEST, description="eta' of (8a), never annealed; schedule.lr where not given"
+    )
+    weight_decay: float = Field(0.0, ge=0, le=LARGEST, description="added to the gradient as weight_decay * y")
+    scoping: bool = Field(
+        True, description="Elastic-SGD: anneal rho by (9). Stable only while lr (h + 1/rho) < 1.357, h the curvature"
+    )
+
+
+class Schedule(Section):
+    lr: float = Field(0.1, gt=0, le=LARGEST, description="learning rate eta at the start")
+    drops: list[Annotated[float, Field(ge=0, le=LARGEST)]] = Field(
+        [], description="epochs after which eta drops, e.g. 2,4,6; fractions are allowed"
+    )
+    drop_factor: float = Field(10.0, ge=1, description="eta is divided by this at each drop")
+    epochs: float = Field(
+        3.0,
+        gt=0,
+        le=LARGEST,
+        description="epochs; of Parle and Entropy-SGD B rounds (L passes over the data), of the others one pass",
+    )
+    max_rounds: int | None = Field(None, ge=1, description="end after this many rounds even if epochs are left")
+
+
+class Run(Section):
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, order of samples and dropout")
+    validate_every: int = Field(10, ge=1, description="rounds between two validations of the reference")
+    statistics_batches: int = Field(
+        64,
+        ge=1,
+        description="mini-batches of training data, over all ranks, that give a validation its BatchNorm statistics "
+        "and training error; the last validation takes all",
+    )
+    checkpoint_every: int = Field(100, ge=1, description="rounds between two checkpoints, from which a run goes on")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="minutes after which there is one in any case")
+    keep: int = Field(2, ge=1, description="complete checkpoints that stay, beside the one that validated best")
+    check_every: int = Field(
+        10, ge=1, description="rounds after which the ranks of a replica compare their weights, which must be the same"
+    )
+    patience: float = Field(
+        600.0,
+        ge=1,
+        le=LARGEST,
+        description="seconds without progress, of a rank or a file system, after which the job is ended",
+    )
+    grace: float = Field(
+        120.0, gt=0, le=LARGEST, description="seconds after a signal after which a rank ends, saved or not"
+    )
+    save_replicas: bool = Field(False, description="keep each replica's own weights too, in replicas/NUMBER.pt")
+    trace: bool = Field(
+        False, description="write a torch profiler trace of the second round of each rank, in traces/RANK.json"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to compute; auto takes a GPU if there is one"
+    )
+
+
+class Settings(Section):
+    recipe: PathText = Field("lenet_digits", description="name of a recipe that comes with parle_hpc, or a TOML file")
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        description="replicas n; where not given the first of 3, 2, 1 that divides the ranks; 1 for sgd, entropy_sgd",
+    )
+    out: PathText | None = Field(None, description="output folder; where not given runs/RECIPE-DATE-TIME")
+    resume: Annotated[PathText, Field(min_length=1)] = Field(
+        "auto",
+        description="auto: go on from the newest intact checkpoint in the output folder; never: take a new folder; "
+        "DIR: from another run's, or from one checkpoint of it, where the output folder has none",
+    )
+    data: Data = Data()
+    model: Model = Model()
+    algorithm: Algorithm = Algorithm()
+    schedule: Schedule = Schedule()
+    run: Run = Run()
+
+
+def option_names():
+    """Every option of the command line, without its dashes."""
+    names = ["help"]
+    for name, field in Settings.model_fields.items():
+        section = (
+            field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, Section) else None
+        )
+        names += [f"{name}.{key}" for key in section.model_fields] if section else [name]
+    return names
+
+
+def nearest(name, names):
+    """The advice to add to an unknown name: the nearest right one."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    # "L" is near to no full name, but is the end of one
+    close = close or [right for right in names if right.rpartition(".")[2] == name.rpartition(".")[2]]
+    if not close and len(names) > 20:
+        return f"{PROGRAM} --help lists what there is"
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+def recipe_names():
+    return sorted(path.name[:-5] for path in RECIPES.iterdir() if path.name.endswith(".toml"))
+
+
+def read_recipe(name):
+    """The recipe's tables, on top of those of the recipe that it extends.
+
+    Raises BadInput where a recipe does not exist or is not TOML, or where they extend each other in a circle.
+    """
+    tables, came_by = {}, []
+    while True:
+        path = recipe_path(name, came_by)
+        if path in came_by:
+            raise BadInput(f"--recipe {came_by[0]}: extends itself by way of {came_by[-1]}; leave one extends out")
+        came_by.append(path)
+        try:
+            found = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+        except (tomlkit.exceptions.TOMLKitError, ValueError, RecursionError, OSError) as error:
+            raise BadInput(f"--recipe {name} is not a TOML file: {error}") from None
+        name = found.pop("extends", None)
+        tables = merge(found, tables)
+        if name is None:
+            return tables
+        if not isinstance(name, str):
+            raise BadInput(f"--recipe {path}: extends must be the name of a recipe, or a file, not {brief(repr(name))}")
+
+
+def recipe_path(name, came_by):
+    """Where a recipe lies; a file that another one extends is looked for beside that one."""
+    told = f"--recipe {name}" if not came_by else f"--recipe {came_by[-1]}: extends {brief(name)}"
+    if name.endswith(".toml"):
+        path = Path(came_by[-1]).parent / name if came_by else Path(name)
+        if not os.path.isfile(path):
+            raise BadInput(f"{told}: no such file")
+        return path.resolve()
+    if name in recipe_names():
+        return RECIPES.joinpath(f"{name}.toml")
+    raise BadInput(f"{told}: unknown recipe; {nearest(name, recipe_names())}")
+
+
+def read_command_line(arguments):
+    """The given settings as nested tables, unchecked."""
+    names = option_names()
+    for argument in arguments:
+        name = argument[2:].partition("=")[0]
+        if argument.startswith("--") and name not in names:
+            raise BadInput(f"--{name}: unknown setting; {nearest(name, names)}")
+    try:
+        source = CliSettingsSource(
+            Settings,
+            cli_prog_name=PROGRAM,
+            cli_parse_args=arguments,
+            cli_exit_on_error=False,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+        )
+        return source()
+    except SettingsError as error:
+        raise BadInput(str(error).removeprefix("error parsing CLI: ").replace("argument ", "", 1)) from None
+
+
+def merge(base, over):
+    """`over` on top of `base`, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = (
+            merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
+    return merged
+
+
+def brief(value):
+    """A value as text that fits into a line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(error, recipe):
+    """The first complaint of pydantic as one line with the setting's name, value and what would be right."""
+    first = error.errors()[0]
+    name = brief(".".join(str(part) for part in first["loc"]))
+    if first["type"] == "extra_forbidden":
+        # an unknown option of the command line has not come this far
+        return f"--recipe {recipe}: {name!r} is an unknown setting; {nearest(name, option_names())}"
+    message = first["msg"].replace("Input should be", "must be").replace("Value error, ", "").replace("'", "")
+    return f"--{name} {brief(first['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def load(arguments):
+    """Settings from a command line (a list of strings), the recipe it names, and the defaults.
+
+    Raises BadInput, with one line that names the setting, for anything wrong in them; exits 0 after --help.
+    """
+    given = read_command_line(arguments)
+    source = given.get("recipe", Settings.model_fields["recipe"].default)
+    recipe = read_recipe(source)
+    variants = {name: recipe.pop(name, {}) for name in ALGORITHMS}
+    for name, table in variants.items():
+        if not isinstance(table, dict):
+            raise BadInput(f"--recipe {source}: [{name}] must be a table of sections, not {brief(repr(table))}")
+    algorithm = merge(recipe, given).get("algorithm", {})
+    chosen = algorithm.get("name", "parle") if isinstance(algorithm, dict) else "parle"
+    variant = variants[chosen] if chosen in ALGORITHMS else {}
+    tables = merge(merge(recipe, variant), given)
+    try:
+        return Settings(**tables)
+    except ValidationError as error:
+        raise BadInput(one_line(error, source)) from None
+
+
+def settle(settings, size):
+    """Settle the number of replicas for `size` ranks. Raises BadInput for settings that exclude each other."""
+    name = settings.algorithm.name
+    if settings.replicas is None:
+        settings.replicas = default_replicas(name, size)
+    if name in DATA_PARALLEL and settings.replicas > 1:
+        raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
+    if name != "parle" and settings.algorithm.inside == "workers":
+        raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
+    if name != "parle" and settings.algorithm.payload != "full":
+        raise BadInput(f"--algorithm.payload bfloat16: belongs to parle, not to {name}; leave it out")
+
+
+def default_replicas(algorithm, size):
+    """Replicas where the user gives none: 3 where the world divides by 3, else 2 where it is even, else 1."""
+    if algorithm in DATA_PARALLEL:
+        return 1
+    return next(n for n in (3, 2, 1) if size % n == 0)
+
+
+def write(settings, path):
+    """The settings in force as a TOML file that `--recipe` takes."""
+    tables = settings.model_dump(exclude={"recipe", "out", "resume"}, exclude_none=True)
+    path.write_text(f"# recipe {settings.recipe}\n{tomlkit.dumps(tables)}", encoding="utf-8")

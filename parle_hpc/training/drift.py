@@ -1,0 +1,36 @@
+"""The ranks of a replica hold the same bits after every step; a faulty device, or another library, shows in them."""
+
+import torch
+
+from ..algorithms.layout import in_memory_order
+from ..cluster.agreement import Group
+from ..errors import Drifted
+
+
+def compare_weights(tensors, topology, hosts):
+    """Compare what the ranks of each replica must hold alike. Collective over the replica.
+
+    Raises Drifted, on all its ranks, where they are not the same; the line names the ranks in the minority.
+    """
+    if topology.m == 1:
+        return
+    mine = checksum(tensors)
+    most, least = Group(topology.replica).max([mine, -mine])
+    if most == -least:
+        return
+    everyone = topology.replica.allgather((mine, topology.world.Get_rank()))
+    values = [value for value, _ in everyone]
+    usual = max(values, key=values.count)
+    if 2 * values.count(usual) <= len(values):
+        usual = None  # no majority: it can be any of them
+    others = ", ".join(f"rank {rank} on {hosts[rank]}" for value, rank in everyone if value != usual)
+    raise Drifted(
+        f"the ranks of replica {topology.replica_index} do not hold the same weights any more, {others} having "
+        "other ones than the rest: a faulty device, or libraries that differ"
+    )
+
+
+def checksum(tensors):
+    """A number of 52 bits, which a float holds, that differs where a bit of the tensors does (but for rare chances)."""
+    total = sum(in_memory_order(t.detach()).view(torch.int32).sum(dtype=torch.int64) for t in tensors)
+    return float(int(total) % (1 << 52))

@@ -1,0 +1,50 @@
+"""A finished run, opened again."""
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+from ..data.store import default_path, open_dataset
+from ..errors import BadInput
+from ..settings import load
+from .network import first_line, network
+
+
+def open_run(folder):
+    """A finished run's settings, its data set, and its network with the reference's weights and statistics.
+
+    Raises BadInput where the folder does not hold a finished run.
+    """
+    folder = Path(folder)
+    for name in ("config.toml", "reference.pt"):
+        if not os.path.isfile(folder / name):
+            raise BadInput(f"{folder} holds no finished run: {name} is missing")
+    settings = load(["--recipe", str(folder / "config.toml")])
+    path = settings.data.path or default_path(settings.data.name)
+    data = open_dataset(path, settings.data.name, settings.data.preprocessing, settings.data.samples)
+    model = network(settings, data)
+    load_weights(model, folder / "reference.pt")
+    return settings, data, model.eval()
+
+
+def load_weights(model, path):
+    """Load a run's state dict into its network. Raises BadInput where the file is damaged or of another network."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        same = forms(state) == forms(model.state_dict())
+    except Exception as error:  # a damaged pickle raises whatever it likes
+        raise BadInput(f"{path} is damaged ({type(error).__name__}: {first_line(error)})") from None
+    if not same:
+        raise BadInput(f"{path} is damaged, or not of this run's network: names, shapes or types of its tensors differ")
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise BadInput(f"{path} is damaged: it holds what is not finite")
+    model.load_state_dict(state)
+
+
+def forms(state):
+    """Shape and type of each tensor of a state dict."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}

@@ -1,0 +1,110 @@
+"""What a run tells: one JSON object a line for programs; progress, a log and a summary for people.
+
+metrics.jsonl holds an `event` (start, round, validate, checkpoint, resume, end) a line, with `seconds` since the start,
+`round`, `step` and `passes` over the data; validate adds errors in percent, round adds gamma, rho, lr,
+samples_per_second and what the coupling took, start the number of ranks.
+"""
+
+import json
+import math
+import sys
+import time
+from datetime import datetime
+
+from tqdm import tqdm
+
+from ..checkpoints.files import write_whole
+from ..errors import say
+
+
+class Metrics:
+    """The writer, on world rank 0; elsewhere `folder` is None and every call is free.
+
+    Args:
+        folder: output folder, which exists.
+        rounds: rounds that the run will have.
+        batches_per_pass: B.
+    """
+
+    def __init__(self, folder, rounds, batches_per_pass):
+        self._folder, self._batches, self._started = folder, batches_per_pass, time.perf_counter()
+        self._unwritten = {}
+        terminal = folder is not None and sys.stderr.isatty()
+        self._bar = tqdm(total=rounds, unit="round", disable=not terminal, dynamic_ncols=True)
+
+    @property
+    def seconds(self):
+        """Seconds since the start."""
+        return time.perf_counter() - self._started
+
+    def go_on(self, round, seconds):
+        """Continue after round `round`, `seconds` since the start: what was written of later rounds is forgotten.
+
+        They are done anew. With round -1 nothing is kept.
+        """
+        self._bar.update(round + 1)
+        path = self._folder and self._folder / "metrics.jsonl"
+        if path and path.exists():
+            kept = [line for line in path.read_text().splitlines(keepends=True) if belongs(line, round)]
+            write_whole(path, "".join(kept).encode())
+            seconds = max([seconds, *(json.loads(line)["seconds"] for line in kept[-1:])])
+        self._started = time.perf_counter() - seconds
+
+    def _append(self, name, line):
+        """Write a line; where the disk is full or gone, keep it for the next time."""
+        if not self._folder:
+            return
+        kept = self._unwritten.setdefault(name, [])
+        kept.append(line + "\n")
+        try:
+            with open(self._folder / name, "a") as file:
+                file.write("".join(kept))
+        except OSError as error:
+            if len(kept) == 1:
+                say(f"rank 0: {self._folder / name}: {error.strerror}; the run goes on and tries again every round")
+        else:
+            kept.clear()
+
+    def event(self, event, round, step, **values):
+        """Write one line of metrics.jsonl."""
+        line = {"event": event, "seconds": self.seconds, "round": round, "step": step, "passes": step / self._batches}
+        line.update(values)
+        self._append("metrics.jsonl", json.dumps({key: for_json(value) for key, value in line.items()}))
+
+    def progress(self, loss):
+        """One round more on the progress bar, with this rank's training loss."""
+        self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self._bar.update()
+
+    def say(self, message):
+        """One line for people, on the screen and, with the time, in train.log."""
+        self._append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S} {message}")
+        if self._folder:
+            with self._bar.external_write_mode():
+                sys.stdout.write(message + "\n")
+                sys.stdout.flush()
+
+    def close(self):
+        """Leave the terminal to others."""
+        self._bar.close()
+        for name, lines in self._unwritten.items():
+            if lines:
+                say(f"rank 0: {self._folder / name}: {len(lines)} lines were not written: the disk is full or gone")
+
+
+def belongs(line, round):
+    """Whether a line of metrics.jsonl, which may be torn, tells of a run that goes on after `round`."""
+    try:
+        event = json.loads(line)
+        return event["round"] <= round and event["event"] != "end"
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def for_json(value):
+    """Six significant digits, and null for what JSON does not have."""
+    if isinstance(value, (list, tuple)):
+        return [for_json(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,61 @@
+"""The network that the settings name, made for a data set."""
+
+import os
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .. import models
+from ..errors import BadInput
+from .validation import untouched
+
+
+def network(settings, data):
+    """The network that the settings name for this data set, with new weights.
+
+    Raises BadInput where it has no such option, cannot be made so, is larger than the memory, or does not take the
+    images.
+    """
+    known = models.options(settings.model.name)
+    given = settings.model.model_dump(exclude={"name"}, exclude_none=True)
+    for key in given:
+        if key not in known:
+            raise BadInput(f"--model.{key}: {settings.model.name} has no such option, it has {', '.join(known)}")
+    shape = data.train.images.shape[1:]
+    given.update(num_classes=data.classes, in_channels=shape[0])
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with torch.device("meta"):
+            size = sum(4 * tensor.numel() for tensor in models.build(settings.model.name, **given).parameters())
+        if size > memory:
+            raise ValueError(f"its weights are {size / 1e9:.0f} GB, and the memory here {memory / 1e9:.0f} GB")
+        model = models.build(settings.model.name, **given)
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(f"--model.name {settings.model.name}: {first_line(error)}") from None
+    try:
+        with torch.no_grad(), untouched(model):
+            model.eval()(torch.zeros(1, *shape))
+    except RuntimeError as error:
+        size = " x ".join(map(str, shape))
+        raise BadInput(
+            f"--model.name {settings.model.name} does not take {data.name}'s images, {size} ({first_line(error)})"
+        ) from None
+    return model
+
+
+def build_model(settings, data, share):
+    """The network that the settings name for this data set, with new weights.
+
+    share: images of a mini-batch on each rank. Raises BadInput where the network cannot take them.
+    """
+    model = network(settings, data)
+    if share < 2 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise BadInput(
+            f"--data.batch_size {settings.data.batch_size}: one image a rank is too few for BatchNorm; "
+            f"take at least {2 * settings.data.batch_size}, or fewer ranks a replica"
+        )
+    return model
+
+
+def first_line(error):
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,41 @@
+"""What a run has done so far."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Tally:
+    """Counts that go on across resumes.
+
+    Attributes:
+        step: mini-batches of each replica.
+        samples: that all replicas have seen.
+        training_seconds: spent in mini-batches and couplings.
+        coupling: what of it, and of the traffic, is the coupling's, as in metrics.jsonl; of the rounds alone, without
+            what validations wait for.
+    """
+
+    step: int = 0
+    samples: int = 0
+    training_seconds: float = 0.0
+    coupling: Counter = field(default_factory=Counter)
+
+    def add(self, samples, seconds, coupling):
+        """A round more; its step was counted as it went."""
+        self.samples += samples
+        self.training_seconds += seconds
+        self.coupling.update(coupling)
+
+    def facts(self):
+        """What a checkpoint keeps of it, beside the step."""
+        return {
+            "samples": self.samples,
+            "training_seconds": self.training_seconds,
+            "coupling": dict(self.coupling),
+        }
+
+    def go_on(self, step, facts):
+        """Continue from `facts` of `step` mini-batches."""
+        self.step, self.samples, self.training_seconds = step, facts["samples"], facts["training_seconds"]
+        self.coupling.update(facts["coupling"])

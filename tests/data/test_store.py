@@ -1,0 +1,316 @@
+"""Raw files to HDF5, the reader's checks, and who sees which samples."""
+
+import gzip
+import hashlib
+import os
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from helpers import raw
+from helpers.damage import attribute, claim, external, forget, link, put
+from helpers.idx import idx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parle_hpc.data import sources
+from parle_hpc.data.prepare import prepare
+from parle_hpc.data.split import MiniBatches, seen_by, shares
+from parle_hpc.data.store import open_dataset
+from parle_hpc.errors import BadInput
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A folder in MNIST's format, small: two parts of 12 and 5 images; its checksums stand for the right ones."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for part, count in (("train", 12), ("test", 5)):
+        arrays = rng.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % 10).astype(np.uint8)
+        files[part] = []
+        for (name, _), array in zip(sources.MNIST_FILES[part], arrays, strict=True):
+            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+            files[part].append((name, hashlib.md5(idx(array)).hexdigest()))
+    monkeypatch.setattr(sources, "MNIST_FILES", files)
+    return tmp_path
+
+
+def test_mnist_from_a_folder(source):
+    path = prepare("mnist", source, source / "out" / "mnist.h5")
+    data = open_dataset(path)
+    assert (data.name, data.classes) == ("mnist", 10)
+    assert data.train.images.shape == (12, 1, 28, 28)
+    content = gzip.decompress((source / "train-images-idx3-ubyte.gz").read_bytes())
+    assert data.train.images.tobytes() == content[16:]
+    assert data.test.labels.tolist() == [0, 1, 2, 3, 4]
+    with h5py.File(path) as file:
+        assert file["train/images"].chunks is None
+        assert file.attrs["mean"][0] == pytest.approx(data.train.images.mean() / 255)
+        assert file.attrs["std"][0] == pytest.approx(data.train.images.std() / 255)
+        assert len(file.attrs["checksum"].split()) == 4
+    # unpacked files serve as well, and nothing else is left beside the result
+    packed = source / "t10k-images-idx3-ubyte.gz"
+    packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
+    prepare("mnist", source, path)
+    assert [p.name for p in path.parent.iterdir()] == ["mnist.h5"]
+
+
+def test_mnist_is_downloaded_from_the_first_mirror_that_has_it(source, monkeypatch):
+    with raw.serving(source) as there:
+        monkeypatch.setattr(sources, "MNIST_MIRRORS", (f"{there}gone/", there))
+        path = prepare("mnist", None, source / "out" / "mnist.h5")
+        assert len(open_dataset(path).train) == 12
+        (source / "t10k-images-idx3-ubyte.gz").unlink()
+        with pytest.raises(BadInput, match=r"t10k-images.*cannot be downloaded.*404.*--source"):
+            prepare("mnist", None, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda raw: b"\0\0\x08\x01" + raw[4:], ["magic number 0x0801", "right is 0x0803"]),
+        (lambda raw: raw[:-1], ["torn", "9423 bytes", "promises 9424"]),
+        (lambda raw: raw + b"x", ["torn"]),
+        (lambda raw: raw[:10], ["torn"]),
+        (lambda raw: raw[:2], ["magic number"]),
+        (lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), ["MD5"]),
+        (lambda raw: gzip.compress(raw)[:-20], ["cannot be unpacked"]),
+        (lambda raw: b"\x1f\x8b" + raw, ["cannot be unpacked"]),
+    ],
+)
+def test_a_damaged_source_is_named(source, damage, words):
+    path = source / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(gzip.decompress(path.read_bytes())))
+    with pytest.raises(BadInput) as error:
+        prepare("mnist", source, source / "mnist.h5")
+    assert all(word in str(error.value) for word in ["train-images", *words]), error.value
+    assert not (source / "mnist.h5").exists()
+
+
+def test_a_source_that_lacks_a_file_and_an_output_that_cannot_be(source):
+    (source / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(BadInput, match="t10k-labels"):
+        prepare("mnist", source, source / "mnist.h5")
+    (source / "file").touch()
+    with pytest.raises(BadInput, match="cannot be written"):
+        prepare("digits", None, source / "file" / "digits.h5")
+
+
+def test_digits_are_fixed_stratified_and_complete(digits):
+    data = open_dataset(digits)
+    assert (len(data.train), len(data.test)) == (1437, 360)
+    assert data.train.images.shape[1:] == (1, 28, 28)
+    assert all(34 <= count <= 38 for count in np.bincount(data.test.labels))
+    seen = {image.tobytes() for part in (data.train, data.test) for image in part.images}
+    assert len(seen) == 1797
+    images, labels = data.train.batch(np.array([3, 0]), torch.device("cpu"))
+    assert images.shape == (2, 1, 28, 28)
+    assert 0 <= images.min() <= images.max() <= 1
+    assert labels.tolist() == data.train.labels[[3, 0]].tolist()
+
+
+def damaged(digits, tmp_path, change):
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(digits.read_bytes())
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def set_label(value):
+    def change(file):
+        file["test/labels"][7] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (forget("test"), ["test/images", "missing"]),
+        (forget("train/labels"), ["train/labels", "missing"]),
+        (forget("classes"), ["classes", "missing"]),
+        (attribute("classes", "ten"), ["classes", "positive integer"]),
+        (attribute("classes", h5py.Empty("i8")), ["classes", "positive integer"]),
+        (attribute("classes", 0), ["classes", "positive integer"]),
+        (attribute("classes", 10**6), ["digits has 10 classes, not 1000000"]),
+        (attribute("name", 5), ["name", "text"]),
+        (put("train/images", np.zeros((1437, 0, 28, 28), np.uint8)), ["train/images", "no image"]),
+        (link("train/labels", h5py.ExternalLink("/etc/passwd", "x")), ["train/labels"]),
+        (link("train/labels", h5py.SoftLink("/test/labels")), ["train/labels lies elsewhere"]),
+        (external("train/labels", np.int64, (1437,)), ["train/labels lies elsewhere"]),
+        (claim("train/labels", np.int64, (10**13,), chunks=True), ["(10000000000000,)"]),
+        (set_label(10), ["test/labels", "10", "0 to 9"]),
+        (set_label(-1), ["test/labels", "-1"]),
+        (put("train/images", np.zeros((1437, 28, 28), np.uint8)), ["train/images", "N x C x H x W"]),
+        (put("train/images", np.zeros((1437, 1, 28, 28), np.uint8), chunks=True), ["contiguous"]),
+        (put("train/labels", np.zeros(5, np.int64)), ["train/labels", "(5,)"]),
+        (put("test/images", np.zeros((360, 1, 8, 8), np.uint8)), ["differ"]),
+    ],
+)
+def test_a_file_that_is_no_data_set_is_refused(digits, tmp_path, change, words):
+    path = damaged(digits, tmp_path, change)
+    with pytest.raises(BadInput) as error:
+        open_dataset(path)
+    assert all(word in str(error.value) for word in [str(path), *words]), error.value
+
+
+def test_every_bit_but_those_of_images_is_guarded(digits, tmp_path):
+    whole, right = digits.read_bytes(), open_dataset(digits)
+    with h5py.File(digits) as file:
+        images = [file[f"{part}/images"] for part in ("train", "test")]
+        pixels = [range(i.id.get_offset(), i.id.get_offset() + i.size) for i in images]
+    others = [at for at in range(len(whole)) if not any(at in part for part in pixels)]
+    path, refused = tmp_path / "flipped.h5", 0
+    for at in np.random.default_rng(0).choice(others, 200, replace=False):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            found = open_dataset(path)
+        except BadInput as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            # padding
+            assert (found.name, found.classes) == (right.name, right.classes)
+            for part in ("train", "test"):
+                assert np.array_equal(getattr(found, part).labels, getattr(right, part).labels)
+                assert np.array_equal(getattr(found, part).images, getattr(right, part).images)
+    assert refused > 50
+
+
+def test_the_output_must_be_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for out in (tmp_path, tmp_path / "pipe", "/"):
+        with pytest.raises(BadInput, match=f"--out {out}: is not a file"):
+            prepare("digits", out=out)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_file_of_another_data_set_is_refused(digits):
+    with pytest.raises(BadInput, match=r"digits.h5 holds digits, not mnist; give --data.name digits, or"):
+        open_dataset(digits, "mnist")
+    # a set of the user's own may have any name
+    assert open_dataset(digits, "mine").name == "digits"
+
+
+def test_the_first_samples_alone(digits):
+    whole, some = open_dataset(digits), open_dataset(digits, samples=100)
+    assert (len(some.train), len(some.test)) == (100, 360)
+    assert np.array_equal(some.train.images, whole.train.images[:100])
+    assert np.array_equal(some.train.labels, whole.train.labels[:100])
+    with pytest.raises(BadInput, match=r"--data.samples 2000: .*digits.h5 has 1437 training images"):
+        open_dataset(digits, samples=2000)
+
+
+def test_a_missing_foreign_or_truncated_file_is_refused(digits, tmp_path):
+    foreign, torn = tmp_path / "foreign.h5", tmp_path / "torn.h5"
+    foreign.write_text("not HDF5")
+    torn.write_bytes(digits.read_bytes()[:500_000])
+    for path, words in ((tmp_path / "no.h5", "no such data file"), (foreign, "HDF5"), (torn, "HDF5")):
+        with pytest.raises(BadInput, match=words):
+            open_dataset(path)
+
+
+@given(
+    samples=st.integers(1, 300),
+    share=st.integers(1, 20),
+    m=st.integers(1, 4),
+    passes=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)
+def test_a_pass_covers_what_it_promises_once_whatever_m(samples, share, m, passes, seed):
+    size = share * m
+    if size > samples:
+        with pytest.raises(BadInput, match="a replica sees"):
+            MiniBatches(np.arange(samples), size, seed=seed, replica=0, m=m)
+        return
+    whole = MiniBatches(np.arange(samples), size, seed=seed, replica=1)
+    ranks = [MiniBatches(np.arange(samples), size, seed=seed, replica=1, place=place, m=m) for place in range(m)]
+    assert samples // size == whole.B
+    for done in range(passes):
+        seen = []
+        for step in range(done * whole.B, (done + 1) * whole.B):
+            parts = [rank.indices(step) for rank in ranks]
+            assert [len(part) for part in parts] == [share] * m
+            assert np.array_equal(np.concatenate(parts), whole.indices(step))
+            seen += whole.indices(step).tolist()
+        assert len(set(seen)) == len(seen) == whole.B * size
+        assert set(seen) <= set(range(samples))
+
+
+def test_replicas_and_passes_have_orders_of_their_own():
+    first, second = (MiniBatches(np.arange(1000), 100, seed=0, replica=a) for a in range(2))
+    assert not np.array_equal(first.indices(0), second.indices(0))
+    assert not np.array_equal(first.indices(0), first.indices(10))
+    # any step at any time, as a resumed run asks for it
+    assert np.array_equal(MiniBatches(np.arange(1000), 100, seed=0, replica=0).indices(37), first.indices(37))
+
+
+def test_moves_are_a_function_of_the_step_and_do_not_depend_on_m():
+    whole = MiniBatches(np.arange(100), 12, seed=3, replica=1)
+    shared = [MiniBatches(np.arange(100), 12, seed=3, replica=1, place=place, m=3) for place in range(3)]
+    for step in (0, 5, 11):
+        moves = np.concatenate([rank.moves(step) for rank in shared])
+        assert np.array_equal(moves, whole.moves(step))
+        assert np.array_equal(moves, whole.moves(step))
+    assert not np.array_equal(whole.moves(0), whole.moves(1))
+    assert not np.array_equal(whole.moves(0), MiniBatches(np.arange(100), 12, seed=3, replica=0).moves(0))
+    many = np.concatenate([whole.moves(step) for step in range(200)])
+    assert [sorted(set(column)) for column in many.T.tolist()] == [[0, 1], list(range(9)), list(range(9))]
+
+
+@given(samples=st.integers(1, 400), n=st.integers(1, 8), fraction=st.floats(0.01, 1), seed=st.integers(0, 5))
+def test_replicas_see_equal_parts_that_cover_the_set_or_are_refused(samples, n, fraction, seed):
+    size = -(-samples // n)
+    parts = None
+    try:
+        parts = [seen_by(samples, fraction, seed=seed, replica=a, n=n) for a in range(n)]
+    except BadInput as error:
+        assert fraction * samples <= size
+        assert f"--data.fraction {fraction:g}" in str(error)  # noqa: PT017
+    if parts:
+        (length,) = {len(part) for part in parts}
+        assert 0 <= length - fraction * samples < 1 + 1e-6
+        assert all(len(set(part.tolist())) == length for part in parts)
+        times = np.bincount(np.concatenate(parts), minlength=samples)
+        assert times.min() >= 1
+        assert times.max() - times.min() <= 1
+    else:
+        assert fraction * n < 1 + 1e-9
+
+
+def test_the_papers_two_splits_and_sgds_random_part():
+    for n, fraction in ((3, 0.5), (6, 0.25)):
+        parts = [seen_by(50_000, fraction, seed=0, replica=a, n=n) for a in range(n)]
+        assert {len(part) for part in parts} == {int(50_000 * fraction)}
+        assert len(np.unique(np.concatenate(parts))) == 50_000
+    # a third is no decimal number, yet three of them are the whole
+    assert len(seen_by(60_000, 0.333333333333, seed=0, replica=0, n=3)) == 20_000
+    half, other = (seen_by(50_000, 0.5, seed=seed, replica=0, n=1, covers=False) for seed in (0, 1))
+    assert len(half) == 25_000
+    assert 10_000 < len(np.intersect1d(half, other)) < 15_000
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "words"), [(3, 0.25, "3 replicas.*0.3334, or 4 replicas"), (1, 0.5, "1 replica .*1, or 2")]
+)
+def test_parts_that_cannot_cover_are_refused(n, fraction, words):
+    with pytest.raises(BadInput, match=f"--data.fraction {fraction}: {words}"):
+        seen_by(60_000, fraction, seed=0, replica=0, n=n)
+
+
+def test_a_batch_that_does_not_divide_among_the_ranks_is_refused():
+    with pytest.raises(BadInput, match="65 does not divide among the 2 ranks of a replica; nearest: 64 or 66"):
+        MiniBatches(np.arange(1000), 65, seed=0, replica=0, m=2)
+
+
+@given(samples=st.integers(1, 200), size=st.integers(1, 30), ranks=st.integers(1, 7), limit=st.integers(1, 40))
+def test_a_sweep_meets_every_sample_once(samples, size, ranks, limit):
+    everyone = np.concatenate([i for rank in range(ranks) for i in shares(samples, size, rank, ranks)])
+    assert sorted(everyone) == list(range(samples))
+    some = [i for rank in range(ranks) for i in shares(samples, size, rank, ranks, limit)]
+    assert len(some) == min(limit, -(-samples // size))
+    together = np.concatenate(some)
+    assert len(set(together.tolist())) == len(together)

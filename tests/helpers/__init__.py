@@ -1,0 +1,1 @@
+"""What tests, programs of tests and benchmarks share."""

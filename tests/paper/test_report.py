@@ -1,0 +1,214 @@
+"""Reports: what runs say becomes means, tables and figures, beside the paper's numbers."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from helpers.mpi import module, passes
+
+from parle_hpc.errors import BadInput
+from parle_hpc.paper import numbers, pages, tables
+from parle_hpc.paper.records import read_groups
+from parle_hpc.settings import load, write
+
+
+def write_run(folder, errors, *arguments, seed=0, finished=True):
+    """A run's folder with validations of the given errors at steps 25, 50, ..., 2 s a round."""
+    folder.mkdir(parents=True)
+    settings = load([*arguments, "--run.seed", str(seed)])
+    settings.replicas = settings.replicas or 1
+    write(settings, folder / "config.toml")
+    samples = 25 * settings.data.batch_size * settings.replicas
+    events = [{"event": "start", "seconds": 0, "round": 0, "step": 0, "passes": 0, "ranks": 3}]
+    for t, error in enumerate(errors):
+        common = {"seconds": 2.0 * (t + 1), "round": t, "step": 25 * (t + 1), "passes": 25 * (t + 1) / 100}
+        took = {"coupling_seconds": 0.01, "coupling_wait_seconds": 0.005, "samples_per_second": samples / 1.01}
+        events.append({"event": "round", **common, **took})
+        events.append({"event": "validate", **common, "val_error": error, "train_error": error / 2})
+    events[-1]["replica_error"] = [errors[-1] + 0.1, errors[-1] + 0.3]
+    if finished:
+        events.append({**common, "event": "end"})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return folder
+
+
+START = '{"event": "start", "seconds": 0, "round": 0, "step": 0, "passes": 0}\n'
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """MNIST: Parle of 3 and of 6, three seeds and one, and SGD, two seeds and one that did not end."""
+    parle = ["--recipe", "lenet_mnist", "--replicas"]
+    sgd = ["--recipe", "lenet_mnist", "--algorithm.name", "sgd"]
+    finals = (0.5, 0.6, 0.4)
+    folders = [write_run(tmp_path / f"p{s}", [2, 1, e], *parle, "3", seed=s) for s, e in enumerate(finals)]
+    folders.append(write_run(tmp_path / "six", [2, 1, 0.45], *parle, "6"))
+    folders += [write_run(tmp_path / f"s{s}", [3, 1.5, 0.7 + s / 10], *sgd, seed=s) for s in range(2)]
+    folders.append(write_run(tmp_path / "s2", [3, 1.5], *sgd, seed=2, finished=False))
+    return folders
+
+
+def test_runs_that_differ_by_seed_are_one_group(runs):
+    groups = {group.label: group for group in read_groups(runs[::-1])}
+    assert list(groups) == ["Parle, n = 3", "Parle, n = 6", "SGD"]
+    parle = groups["Parle, n = 3"]
+    assert [r.settings.run.seed for r in parle.records] == [0, 1, 2]
+    across, mean, deviation = parle.curve("val_error", "passes")
+    assert across.tolist() == [0.25, 0.5, 0.75]
+    assert mean == pytest.approx([2, 1, 0.5])
+    assert deviation == pytest.approx([0, 0, 0.1])
+    minutes, _, _ = groups["SGD"].curve("train_error", "seconds")
+    assert minutes == pytest.approx([2 / 60, 4 / 60])  # what all of them have
+    assert len(groups["SGD"].finished) == 2
+    # 0.01 s of coupling beside 1 s of mini-batches
+    assert parle.records[0].coupling == pytest.approx(1, rel=1e-3)
+    assert parle.records[0].waited == pytest.approx(0.5, rel=1e-3)
+
+
+def test_groups_that_would_have_one_name_say_what_differs(tmp_path):
+    folders = [
+        write_run(tmp_path / g, [1], "--recipe", "lenet_mnist", "--algorithm.gamma0", g, "--data.path", f"{g}.h5")
+        for g in ("10", "100")
+    ]
+    assert [g.label for g in read_groups(folders)] == ["Parle, n = 1, gamma0 = 10.0", "Parle, n = 1, gamma0 = 100.0"]
+
+
+def test_the_page_holds_table_and_curves_and_needs_no_network(runs, tmp_path):
+    path = pages.write(runs, tmp_path / "out")
+    page = path.read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "http" not in page
+    assert page.count("data:image/png;base64,") == 1
+    for text in ("0.50 ± 0.10", "0.44 ± 0.01", "0.75 ± 0.07", "LeNet (MNIST, n = 6)", "(+ 1 unfinished)", "0.52"):
+        assert text in page, text
+    files = {p.name for p in (tmp_path / "out").iterdir()}
+    figures, tables = {"lenet-mnist.pdf", "lenet-mnist.png"}, {"runs.md", "runs.tex", "table1.md", "table1.tex"}
+    assert files == {"index.html"} | figures | tables
+    assert (tmp_path / "out" / "lenet-mnist.pdf").read_bytes().startswith(b"%PDF")
+    table = (tmp_path / "out" / "table1.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[4:]]
+    assert [row[0][:30] for row in rows] == [
+        "paper: LeNet (MNIST, n = 6)",
+        "here: LeNet on MNIST, n = 3, 7",
+        "here: LeNet on MNIST, n = 6, 7",
+    ]
+    assert rows[1][1] == "0.50 ± 0.10"
+    assert rows[2][1] == "0.45"
+    # data-parallel SGD is what both are compared with
+    assert rows[1][7] == rows[2][7] == "0.75 ± 0.07"
+    latex = (tmp_path / "out" / "table1.tex").read_text()
+    assert latex.startswith(r"\begin{tabular}")
+    assert r"\toprule" in latex
+    assert r"error \%" in latex
+    assert latex.count(r"\\") == 4
+
+
+def test_table_2_sets_each_part_of_the_data_beside_the_papers(tmp_path):
+    small = ["--model.name", "lenet"]
+    folders = [
+        write_run(tmp_path / f"{recipe}-{a}", [40, e], "--recipe", recipe, "--algorithm.name", a, *small)
+        for recipe, a, e in (
+            ("allcnn_cifar10", "sgd", 30),
+            ("allcnn_cifar10_split3", "sgd", 35),
+            ("allcnn_cifar10_split3", "parle", 33),
+        )
+    ]
+    headers, rows = tables.beside_the_paper(read_groups(folders), numbers.TABLE_2, tables.row_of_table_2)
+    assert headers[1:] == [f"{a} {w}" for a in ("Parle", "Elastic-SGD", "SGD") for w in ("error %", "min")]
+    found = {row[0]: row[1:] for row in rows}
+    assert found["paper: All-CNN (n = 3, 50 % data)"] == ["5.89 ± 0.01", "34", "6.51 ± 0.09", "36", "7.86 ± 0.12", "20"]
+    (half,) = (row for name, row in found.items() if name.startswith("here") and "50 %" in name)
+    assert (half[0], half[2], half[4]) == ("33.00", "", "35.00")
+    assert "paper: All-CNN (n = 6, 25 % data)" not in found
+
+
+def test_the_effect_of_a_setting_is_a_figure_of_its_own(tmp_path):
+    folders = []
+    for name, values in (("gamma0", (10, 100, 1000)), ("rho0", (0.1, 10))):
+        for value in values:
+            given = ["--recipe", "lenet_mnist", f"--algorithm.{name}", str(value)]
+            folders.append(write_run(tmp_path / f"{name}{value}", [1, value / 1000], *given))
+    studied = tables.varied(read_groups(folders))
+    assert [(name, values) for name, values, _ in studied] == [
+        ("algorithm.gamma0", [10, 100, 1000]),
+        ("algorithm.rho0", [0.1, 1, 10]),
+    ]
+    pages.write(folders, tmp_path / "out")
+    assert {"lenet-mnist-gamma0.png", "lenet-mnist-rho0.pdf"} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+
+def test_published_numbers_are_the_papers():
+    assert numbers.TABLE_1["cifar10"][1]["parle"] == (3.24, 0.1, 400)
+    assert numbers.TABLE_1["svhn"][1]["elastic_sgd"].error == 1.57
+    assert numbers.TABLE_2[0.25][1]["sgd"] == (10.96, 0.17, 10)
+    assert tables.published(numbers.TABLE_1["mnist"][1]["sgd"]) == "0.5 ± 0.01"
+    assert tables.measured(np.array([1.0, 2.0, 3.0])) == "2.00 ± 1.00"
+
+
+def changed(key, value):
+    """Give a run's first event that has the key another value."""
+
+    def change(folder):
+        path = folder / "metrics.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        next(event for event in events if key in event)[key] = value
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: (f / "metrics.jsonl").unlink(), "holds no run: metrics.jsonl is missing"),
+        (lambda f: (f / "config.toml").unlink(), "holds no run: config.toml is missing"),
+        (lambda f: (f / "metrics.jsonl").write_text(START), "has not been validated yet"),
+        (lambda f: (f / "metrics.jsonl").write_text("[1, 2]\n{"), "not what a run writes"),
+        (lambda f: (f / "metrics.jsonl").write_text("[" * 20_000), "line 1, is not what a run writes"),
+        (changed("samples_per_second", 0), "line 2, .*samples_per_second: .*greater than 0"),
+        (changed("val_error", "x"), "line 3, .*val_error: .*number"),
+        (changed("passes", float("nan")), "passes: .*finite"),
+        (lambda f: (f / "metrics.jsonl").write_text(""), "has not been validated yet"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_named(runs, change, words):
+    change(runs[1])
+    with pytest.raises(BadInput, match=words) as error:
+        read_groups(runs)
+    assert str(runs[1]) in str(error.value)
+
+
+def test_a_mistake_on_the_command_line_gets_one_line(tmp_path):
+    for name, arguments in (("report", [tmp_path / "no", "--out", tmp_path]), ("analysis", [tmp_path / "no"])):
+        result = module(f"parle_hpc.{name}", *arguments)
+        assert result.returncode == 2
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+        assert str(tmp_path / "no") in result.stderr
+
+
+def test_section_1_2_from_real_runs(digits, tmp_path):
+    folders = [tmp_path / f"seed{seed}" for seed in range(2)]
+    for seed, folder in enumerate(folders):
+        given = ["--data.path", digits, "--out", folder, "--run.seed", seed, "--run.save_replicas", "true"]
+        passes(2, "-m", "parle_hpc.train", *given, "--schedule.max_rounds", 2)
+        assert {p.name for p in (folder / "replicas").iterdir()} == {"0.pt", "1.pt"}
+    given = [*folders, "--replicas", folders[0], "--out", tmp_path / "out"]
+    result = module("parle_hpc.analysis", *given)
+    assert result.returncode == 0, result.stderr
+    told = dict(re.split(r"\s{2,}", line) for line in result.stdout.splitlines()[:-1])
+    percent = {name: float(value.split()[0]) for name, value in told.items()}
+    # two networks are far apart, two replicas are not
+    assert percent["independent: overlap, mean over layers"] < percent["independent: overlap after alignment"]
+    assert percent["replicas of Parle: overlap, mean over layers"] > 0.9
+    assert percent["independent: average of the weights"] > percent["replicas of Parle: average of the weights"]
+    files = {p.name for p in (tmp_path / "out").iterdir()}
+    assert files == {"figure1.png", "figure1.pdf", "index.html", "section12.md", "section12.tex"}
+    weights = folders[1] / "reference.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    result = module("parle_hpc.analysis", *folders)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert f"{weights} is damaged" in result.stderr
+    result = module("parle_hpc.analysis", folders[0], folders[0])
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "two runs or more" in result.stderr

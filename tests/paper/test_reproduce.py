@@ -1,0 +1,210 @@
+"""Every table and figure has its runs, the paper's or a laptop's, and one command goes from data to page."""
+
+import json
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from helpers import raw
+from helpers.mpi import module
+
+from parle_hpc.paper import campaign
+from parle_hpc.paper.experiments import EXPERIMENTS, SAMPLES, SIZES, Spec
+from parle_hpc.settings import ROUNDS, load
+
+
+def every_spec(size, seeds=2):
+    return [spec for _, specs in EXPERIMENTS.values() for spec in specs(seeds, size, None)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_its_runs_are_valid_and_have_names_of_their_own(name, size):
+    specs = EXPERIMENTS[name][1](3, size, None)
+    names = [spec.name for spec in specs]
+    assert len(set(names)) == len(names) > 0
+    for spec in specs:
+        settings = load(spec.arguments)
+        assert (settings.recipe, settings.algorithm.name) == (spec.recipe, spec.algorithm)
+        assert spec.ranks % settings.replicas == 0
+        assert settings.data.batch_size % (spec.ranks // settings.replicas) == 0
+        assert settings.data.batch_size - 128 in range(spec.ranks)
+        batches, text = spec.cost
+        assert batches > 0
+        assert text
+
+
+def test_one_name_is_one_run():
+    for size in SIZES:
+        made = {}
+        for spec in every_spec(size):
+            assert made.setdefault(spec.name, spec.arguments) == spec.arguments, spec.name
+
+
+def test_at_the_papers_size_a_run_is_its_recipe():
+    for spec in every_spec("paper"):
+        mine, recipe = load(spec.arguments), spec.settings
+        assert mine.schedule == recipe.schedule
+        assert mine.model == recipe.model
+        assert mine.data.model_copy(update={"batch_size": 128}) == recipe.data
+    table = {spec.name: spec for spec in EXPERIMENTS["table1"][1](1, "paper", None)}
+    assert table["lenet_mnist-sgd-seed0"].steps == 100 * (60_000 // 129)
+    assert table["lenet_mnist-parle-n3-seed0"].steps == 3 * 25 * 468
+    assert "4.24 min" in table["lenet_mnist-parle-n3-seed0"].cost[1]
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("table1", None), ("table1", 40), ("table2", 40)])
+def test_fewer_rounds_are_equally_many_for_all_with_drops_at_the_papers_fractions(name, rounds):
+    for spec in EXPERIMENTS[name][1](1, "laptop", rounds):
+        small, full = load(spec.arguments).schedule, spec.settings.schedule
+        data = load(spec.arguments).data
+        B = int(data.fraction * (data.samples or SAMPLES[data.name])) // data.batch_size
+        steps = small.epochs * B * (25 if spec.algorithm in ROUNDS else 1)
+        assert small.max_rounds == (rounds or spec.laptop.rounds)
+        assert 0 <= steps - 25 * small.max_rounds < 0.002 * steps
+        fractions = [drop / full.epochs for drop in full.drops]
+        assert [drop / small.epochs for drop in small.drops] == pytest.approx(fractions, rel=2e-3)
+
+
+def test_fewer_images_leave_the_schedule_as_it_is_and_all_get_equally_many_mini_batches():
+    for spec in EXPERIMENTS["table2"][1](1, "laptop", None):
+        settings = load(spec.arguments)
+        assert settings.schedule == spec.settings.schedule.model_copy(update={"lr": 0.1})
+        assert settings.data.samples == 10_000
+        # 8 epochs of 25 passes, or 200 of one, over 78, 39 or 19 mini-batches
+        assert spec.steps == 200 * (int(10_000 * settings.data.fraction) // 128)
+
+
+def test_it_says_what_runs_in_parallel_as_remark_4_asks():
+    for size, ranks in (("paper", 3), ("laptop", 2)):
+        specs = {spec.name: spec for spec in EXPERIMENTS["fig2"][1](1, size, None)}
+        assert specs["lenet_mnist-sgd-seed0"].ranks == specs["lenet_mnist-entropy_sgd-seed0"].ranks == ranks
+        assert specs["lenet_mnist-parle-n3-seed0"].ranks == 3
+        assert specs["lenet_mnist-parle-n6-seed0"].ranks == 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a file that has MNIST's size, of 500 images over and over."""
+    folder = tmp_path_factory.mktemp("data")
+    pixels, labels = raw.images(500, 0, 1, 28), np.arange(500) % 10
+    with h5py.File(folder / "mnist.h5", "w") as file:
+        file.attrs.update(name="mnist", classes=10)
+        for part, times in (("train", 120), ("test", 1)):
+            file[f"{part}/images"] = np.tile(pixels, (times, 1, 1, 1))
+            file[f"{part}/labels"] = np.tile(labels, times)
+    return folder
+
+
+def test_from_data_to_page_and_on_after_an_interruption(data, tmp_path):
+    given = ["parle_hpc.reproduce", "table1", "--size", "laptop", "--rounds", 1, "--seeds", 1, "--only=-sgd"]
+    given += ["--data", data, "--runs", tmp_path / "runs", "--out", tmp_path / "page"]
+    result = module(*given)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:2] == ["run", "ranks"]
+    assert sum(line.endswith("to do") for line in lines) == 1
+    assert "1 of 1 runs to do, 25 mini-batches of all replicas" in lines
+    # of the four data sets one is there
+    for missing in ("cifar10.h5", "cifar100.h5", "svhn.h5"):
+        assert f"left out: what needs {data / missing}" in result.stderr
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "here: LeNet on MNIST" in page
+    assert page.count("data:image/png") == 1
+    # a finished run is left alone
+    folder = tmp_path / "runs" / "laptop-1" / "lenet_mnist-sgd-seed0"
+    before = (folder / "reference.pt").stat().st_mtime_ns
+    assert module(*given).returncode == 0
+    assert (folder / "reference.pt").stat().st_mtime_ns == before
+    # an interrupted one goes on from its last checkpoint
+    (folder / "reference.pt").unlink()
+    result = module(*given)
+    assert result.returncode == 0, result.stderr
+    assert (folder / "reference.pt").exists()
+    assert "goes on after round 1/1" in result.stdout
+    # a folder that holds another run is not taken for this one
+    settings = folder / "config.toml"
+    settings.write_text(settings.read_text().replace("dropout = 0.25", "dropout = 0.5"))
+    result = module(*given)
+    assert result.returncode == 2
+    assert "holds a run with other settings" in result.stderr
+    # a run that fails ends it, and is named
+    shutil.rmtree(folder)
+    (data / "mnist.h5").rename(data / "whole.h5")
+    (data / "mnist.h5").write_bytes((data / "whole.h5").read_bytes()[:1000])
+    result = module(*given)
+    (data / "whole.h5").replace(data / "mnist.h5")
+    assert result.returncode == 2
+    assert "lenet_mnist-sgd-seed0 ended with status 2" in result.stderr
+
+
+def test_without_data_or_with_a_mistake_it_says_so(tmp_path):
+    for arguments, words in (
+        (["fig2", "--data", tmp_path], "no data set of this experiment"),
+        (["table3"], "table3"),
+        (["table1", "--seeds", "0"], "--seeds 0: must be 1 to 1,000"),
+        (["table1", "--only", "adam"], "--only adam: no run of table1"),
+    ):
+        result = module("parle_hpc.reproduce", *arguments, cwd=tmp_path)
+        assert result.returncode == 2
+        (line,) = result.stderr.splitlines()
+        assert words in line
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_hours_of_runs(data, tmp_path):
+    (tmp_path / "file").touch()
+    for what in ([], ["--sbatch"]):
+        result = module("parle_hpc.reproduce", "fig2", "--data", data, "--out", tmp_path / "file" / "page", *what)
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+        assert "cannot be written" in result.stderr
+        assert not result.stdout
+
+
+def test_a_dry_run_prints_commands_that_the_program_takes(tmp_path):
+    result = module("parle_hpc.reproduce", "table2", "--dry-run", "--seeds", "1", cwd=tmp_path)
+    assert result.returncode == 0
+    commands = [shlex.split(line) for line in result.stdout.splitlines()]
+    assert len(commands) == 9
+    for command in commands:
+        settings = load(command[command.index("parle_hpc.train") + 1 :])
+        assert settings.out.startswith("runs/laptop/allcnn_cifar10")
+    assert not list(tmp_path.iterdir())
+
+
+STAND_IN = 'train() { printf "%s\\n" "$PARLE_HPC_ROOT" "$PARLE_HPC_DATA" "$@"; }'
+
+
+def test_batch_scripts_start_the_same_runs(tmp_path):
+    specs = EXPERIMENTS["table2"][1](3, "paper", None)
+    folder = campaign.write_scripts(specs, "runs", "data", tmp_path)
+    scripts = sorted(folder.iterdir())
+    assert len(scripts) == 9
+    text = (folder / "allcnn_cifar10_split6-parle-n6.sbatch").read_text()
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=3\n#SBATCH --gpus-per-node=3\n" in text
+    assert "#SBATCH --array=0,1,2\n" in text
+    # common.sh's train, as it would call the trainer
+    started = text.replace('source "$PARLE_HPC_ROOT/slurm/common.sh"', STAND_IN)
+    shown = subprocess.run(["bash"], input=started, env={"SLURM_ARRAY_TASK_ID": "2"}, capture_output=True, text=True)
+    root, data, recipe, dataset, *given = shown.stdout.splitlines()
+    assert (Path(root) / "slurm" / "common.sh").exists()
+    assert (data, dataset) == ("data", "cifar10")
+    settings = load(["--recipe", recipe, "--run.seed", "2", *given])
+    assert settings.out == "runs/paper/allcnn_cifar10_split6-parle-n6-seed2"
+    assert (settings.run.seed, settings.replicas, settings.data.fraction) == (2, 6, 0.25)
+
+
+def test_inside_an_allocation_it_takes_srun(monkeypatch):
+    assert campaign.launcher(3, {"SLURM_JOB_ID": "1"})[:2] == ["srun", "--mpi=pmix"]
+    assert campaign.launcher(3, {})[1:] == ["-np", "3"]
+
+
+def test_a_spec_names_what_is_special_about_it():
+    spec = Spec("lenet_mnist", "parle", 3, 1, "laptop", extra=("--algorithm.rho0", "10"), suffix="-rho0-10")
+    assert spec.name == "lenet_mnist-parle-n3-rho0-10-seed1"
+    assert load(spec.arguments).algorithm.rho0 == 10
+    assert json.dumps(spec.steps) == "7500"
