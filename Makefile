@@ -1,9 +1,11 @@
 # make train   environment, MPI if none is there, Horovod, then Parle on handwritten digits (built-in real data)
 # make test    the same set-up, then every test
-# make lint    ruff; make clean-env removes the environment
+# make check   the tests that need neither mpirun nor Slurm nor root: a minute, for the inner loop of who changes something
+# make lint    ruff, the floors of the house (import-linter), types of the public names (mypy)
 # make soak    N=100 runs that are killed and go on (RANKS=4 or 3 each), then a run of other numbers of replicas; hours
 # make fuzz    N=500 bad inputs
 # make slurm   Debian's packages with which the tests of a cluster run, and without which they skip; needs root
+# make clean-env removes the environment
 # make container-test   containers/cpu.def executed in a tree of debootstrap, and used there; root, Debian
 #
 # PYTHON=python3.12   the Python to start from     TORCH=torch==2.9.1   another torch
@@ -28,14 +30,17 @@ SLURM_PACKAGES := slurm-wlm munge libpmix-dev iproute2 procps
 N ?= 100
 RANKS ?= 4
 
-.PHONY: train test soak fuzz lint slurm container-test clean-env
+.PHONY: train test check soak fuzz lint slurm container-test clean-env
 
 train: $(VENV)/ready
 	mpirun -np $(NP) $(BIN)/python -m parle_hpc.train $(ARGS)
 
 # on the CI machine no test of a cluster may skip
-test: $(if $(PARLE_HPC_CI),slurm) $(VENV)/ready lint
+test: $(if $(PARLE_HPC_CI),slurm) $(VENV)/ready
 	$(BIN)/python -m pytest
+
+check: $(VENV)/ready
+	$(BIN)/python -m pytest -m "not cluster"
 
 soak: $(VENV)/ready
 	$(BIN)/python tests/faults/soak.py $(N) --ranks $(RANKS)
@@ -47,6 +52,8 @@ fuzz: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 slurm:
 	dpkg --status $(SLURM_PACKAGES) > /dev/null 2>&1 || { apt-get -qq update && \

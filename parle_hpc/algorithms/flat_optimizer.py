@@ -1,7 +1,10 @@
 """An optimiser whose state is flat: what Parle, Entropy-SGD and Elastic-SGD have in common."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 
 from .layout import Layout, cut, in_memory_order, joined
@@ -24,8 +27,8 @@ class FlatOptimizer(torch.optim.Optimizer):
         coupling_seconds: time that the coupling has taken so far: waiting for the mean and moving x^a, or x.
     """
 
-    flat_names = ()  # attributes that are flat buffers and belong to the state
-    share_names = ()  # those of them of which a rank holds its share alone
+    flat_names: tuple[str, ...] = ()  # attributes that are flat buffers and belong to the state
+    share_names: tuple[str, ...] = ()  # those of them of which a rank holds its share alone
 
     def __init__(self, params, defaults, place=0, m=1):
         require(defaults["lr"] >= 0, "lr", defaults["lr"], "at least 0")
@@ -43,7 +46,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         self.coupling_seconds = 0.0
         self._begun = False
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused once the state exists: the flat buffers, and a reduction under way, have the length they have."""
         if self._layout is not None:
             raise RuntimeError(
@@ -53,17 +56,17 @@ class FlatOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @property
-    def coupling_wait_seconds(self):
+    def coupling_wait_seconds(self) -> float:
         """Seconds spent waiting for other ranks so far."""
         return sum(reference.wait_seconds for reference in self._references())
 
     @property
-    def coupling_bytes_sent(self):
+    def coupling_bytes_sent(self) -> int:
         """Payload of this rank so far, in bytes."""
         return sum(reference.bytes_sent for reference in self._references())
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One mini-batch, with .grad as it stands; what `closure` returns.
 
         Collective over the replicas at the end of a round, for Elastic-SGD always.
@@ -76,6 +79,32 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._step()
         self.steps += 1
         return loss
+
+    # What an algorithm says: how it moves, and what of it travels between the replicas.
+
+    def _step(self) -> None:
+        """One mini-batch, under no_grad, and at the end of a round the coupling."""
+        raise NotImplementedError
+
+    def _references(self) -> list[Any]:
+        """The references (coupling) that may be under way."""
+        raise NotImplementedError
+
+    def _newest_reference(self) -> torch.Tensor:
+        """The reference as it is now, shape (N,). Collective over the replicas."""
+        raise NotImplementedError
+
+    def _take_weights(self) -> None:
+        """Begin with the weights as the network has them."""
+        raise NotImplementedError
+
+    def _restart(self) -> None:
+        """What must travel until the next coupling sets off."""
+        raise NotImplementedError
+
+    def _restore_weights(self) -> None:
+        """Give the network the weights of a state that was restored at the end of a round."""
+        raise NotImplementedError
 
     def _begin(self):
         """Take the weights as they are at the first use, so that a broadcast may come after the constructor."""
@@ -112,7 +141,7 @@ class FlatOptimizer(torch.optim.Optimizer):
                     torch.split_with_sizes_copy(vector, sizes, out=pieces[run])
 
     @contextmanager
-    def at_reference(self):
+    def at_reference(self) -> Iterator[None]:
         """The model holds the newest reference inside, and its live weights again, bit for bit, after.
 
         Collective over the replicas.
@@ -127,7 +156,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             with torch.no_grad():
                 torch._foreach_copy_([p.detach() for p in self._layout.params], kept)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """torch's own state dict, with the flat buffers and the counter under "flat". The weights are the model's."""
         self._begin()
         state = super().state_dict()
@@ -135,7 +164,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         state["flat"]["steps"] = self.steps
         return state
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, bit for bit, once the model's weights are loaded too.
 
         Collective over the replicas. Raises ValueError where the buffers do not fit.
@@ -152,22 +181,22 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._begun = True
         self._restart()
 
-    def finish(self):
+    def finish(self) -> None:
         """Wait for what is under way between the replicas, so that MPI may end. Collective over the replicas."""
         for reference in self._references():
             reference.collect()
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Elements of a whole flat buffer, N."""
         return self._layout.numel
 
     @property
-    def share(self):
+    def share(self) -> slice:
         """The slice of a flat buffer that is this rank's share."""
         return self._layout.share
 
-    def saved(self):
+    def saved(self) -> dict[str, tuple[torch.Tensor, str]]:
         """{name: (flat tensor, kind)}: what a checkpoint needs at the end of a round, beside the step and the groups.
 
         Of kind "whole" all ranks of the replica have the same (N,), of kind "share" each has its share, and "own" is a
@@ -179,7 +208,7 @@ class FlatOptimizer(torch.optim.Optimizer):
     def _kind(self, name, flat):
         return "whole" if flat.numel() == self._layout.numel else "share"
 
-    def restore(self, saved, steps, groups):
+    def restore(self, saved: dict[str, np.ndarray], steps: int, groups: list[dict[str, Any]]) -> None:
         """Continue from what `saved` gave.
 
         Args:
@@ -196,8 +225,8 @@ class FlatOptimizer(torch.optim.Optimizer):
                 if name in saved:
                     values = torch.from_numpy(saved[name])
                     flat.copy_(values[self._layout.share] if kind == "share" else values)
-            for group, values in zip(self.param_groups, groups, strict=True):
-                group.update(values)
+            for group, settings in zip(self.param_groups, groups, strict=True):
+                group.update(settings)
             self.steps = steps
             self._restore_weights()
             self._restart()

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from torch.optim.optimizer import ParamsT
 
 from ..coupling.choice import PAYLOADS, reference_over
@@ -65,6 +67,10 @@ class Parle(FlatOptimizer):
 
     flat_names = ("x", "z", "v_y", "v_x")
     share_names = ("z", "v_x")
+    x: torch.Tensor
+    z: torch.Tensor
+    v_y: torch.Tensor
+    v_x: torch.Tensor
 
     def __init__(
         self,
@@ -123,22 +129,22 @@ class Parle(FlatOptimizer):
         self._mean_of_x = False
 
     @property
-    def round_length(self):
+    def round_length(self) -> int:
         """Mini-batches in a round, L."""
         return self.L
 
     @property
-    def t(self):
+    def t(self) -> int:
         """Rounds completed, t of (9)."""
         return self.steps // self.L
 
     @property
-    def gamma(self):
+    def gamma(self) -> float:
         """gamma_t of this round, (9)."""
         return eq_9(self.gamma0, self.t, self.B, clip=GAMMA_CLIP)
 
     @property
-    def rho(self):
+    def rho(self) -> float:
         """rho_t of this round, (9)."""
         return eq_9(self.rho0, self.t, self.B, clip=RHO_CLIP)
 
@@ -230,7 +236,8 @@ class Parle(FlatOptimizer):
         workers_own = self._deputy is not None and name in ("z", "v_y")
         return "own" if workers_own or name == "payload_e" else super()._kind(name, flat)
 
-    def restore(self, saved, steps, groups):
+    def restore(self, saved: dict[str, np.ndarray], steps: int, groups: list[dict[str, Any]]) -> None:
+        """As FlatOptimizer's; what has been told of x^a begins anew where nothing of it was saved."""
         super().restore(saved, steps, groups)
         if self._mean is not None and not self._mean.state.keys() <= saved.keys():
             self._mean.reset(self.x[self._mine])

@@ -1,7 +1,9 @@
 """SGD, the baseline."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
 from torch.optim.optimizer import ParamsT
 
@@ -25,14 +27,14 @@ class SGD(torch.optim.SGD):
             params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, foreach=True
         )
 
-    def at_reference(self):
+    def at_reference(self) -> AbstractContextManager[None]:
         """The live weights are the reference."""
         return nullcontext()
 
-    def finish(self):
+    def finish(self) -> None:
         """Nothing is ever under way."""
 
-    def saved(self):
+    def saved(self) -> dict[str, tuple[torch.Tensor, str]]:
         """As FlatOptimizer's: the live weights, and the momentum where there is one yet."""
         params = [p for group in self.param_groups for p in group["params"]]
         momenta = [self.state[p].get("momentum_buffer") for p in params]
@@ -42,7 +44,7 @@ class SGD(torch.optim.SGD):
         return found
 
     @torch.no_grad()
-    def restore(self, saved, steps, groups):
+    def restore(self, saved: dict[str, np.ndarray], steps: int, groups: list[dict[str, Any]]) -> None:
         """As FlatOptimizer's."""
         params = [p for group in self.param_groups for p in group["params"]]
         sizes = [p.numel() for p in params]
@@ -52,5 +54,5 @@ class SGD(torch.optim.SGD):
             for p, values in zip(params, torch.split(torch.from_numpy(saved["v"]), sizes), strict=True):
                 self.state[p]["momentum_buffer"] = torch.empty_like(p)
                 in_memory_order(self.state[p]["momentum_buffer"]).copy_(values)
-        for group, values in zip(self.param_groups, groups, strict=True):
-            group.update(values)
+        for group, settings in zip(self.param_groups, groups, strict=True):
+            group.update(settings)

@@ -8,6 +8,8 @@ must not start MPI.
 """
 
 import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,8 +18,10 @@ from .placement import placement
 from .start import mpi_libraries, prepare_environment, start
 from .waiting import START_UP, bounded, waits
 
+T = TypeVar("T")
 
-def divide(size, replicas):
+
+def divide(size: int, replicas: int) -> int:
     """Ranks in a replica, m. Raises BadInput where `size` ranks do not divide into `replicas`."""
     if replicas < 1 or size % replicas:
         right = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
@@ -75,8 +79,18 @@ class Topology:
         local_rank, threads: rank on this node, and CPU threads that are this rank's share of the node's cores.
     """
 
+    world: Any
+    replica: Any
+    cross: Any
+    n: int
+    m: int
+    replica_index: int
+    place: int
+    local_rank: int
+    threads: int
+
     @classmethod
-    def split(cls, *, replicas):
+    def split(cls, *, replicas: int) -> "Topology":
         """Start MPI, split the world into `replicas` groups, and start Horovod inside each.
 
         Collective over all ranks. Raises BadInput where the ranks do not divide, where mpi4py or Horovod is missing,
@@ -134,7 +148,7 @@ class Topology:
         share = sum(1 / sum(core in cores for cores in everyone) for core in mine)
         self.threads = max(1, int(share + 1e-9))
 
-    def device(self, choice):
+    def device(self, choice: str) -> torch.device:
         """torch device of this rank: "cpu", "cuda", or with "auto" a GPU where there is one; local rank % GPUs.
 
         Raises BadInput where "cuda" is asked for and there is none.
@@ -149,17 +163,18 @@ class Topology:
         torch.cuda.set_device(device)
         return device
 
-    def close(self):
+    def close(self) -> None:
         """End Horovod and MPI on all ranks, so that each may leave by itself. Collective over all ranks."""
         self._hvd.shutdown()
         mpi().Finalize()
 
-    def together(self, function, *arguments):
+    def together(self, function: Callable[..., T], *arguments: Any) -> T:
         """function(*arguments) on every rank; BadInput on all of them where it was raised on any.
 
         Collective over all ranks, so that a file missing on one node does not leave the others waiting.
         """
-        result = error = None
+        result: Any = None
+        error = None
         try:
             result = function(*arguments)
         except BadInput as raised:
@@ -170,14 +185,14 @@ class Topology:
             raise BadInput(errors[0])
         return result
 
-    def broadcast(self, tensors):
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         """World rank 0's values into the tensors of every rank, bit for bit."""
         for tensor in tensors:
             host = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             self.world.Bcast(host.numpy())
             tensor.detach().copy_(host.view(tensor.dtype).reshape(tensor.shape))
 
-    def average_gradients(self, params):
+    def average_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its mean over the ranks of the replica, through Horovod.
 
         The gradients travel as one buffer, so that the order of sums does not depend on timing: two runs give the same
@@ -198,11 +213,11 @@ class Topology:
             torch._foreach_copy_(same, [piece.view(g.shape) for piece, g in zip(pieces, same, strict=True)])
 
     @property
-    def gather(self):
+    def gather(self) -> Callable[..., None] | None:
         """`gather_shares` where each rank has a GPU and NCCL, which is what Parle's `gather` wants; None elsewhere."""
         return None if self._gradients_on_host else self.gather_shares
 
-    def gather_shares(self, whole, mine):
+    def gather_shares(self, whole: torch.Tensor, mine: slice) -> None:
         """Fill `whole`, shape (N,), of which a rank knows the slice `mine`, through Horovod.
 
         The slices of the replica's ranks, in their order, are the whole. Collective over the replica.

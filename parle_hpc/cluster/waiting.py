@@ -96,7 +96,7 @@ class Watchdog:
         # where a watchdog watches, it is the one that ends a wait, and names who is stuck
         _patience = max(PATIENCE, patience + 4 * OTHERS_WAIT)
         self._rank, self._patience, self.doing = rank, patience, "at the start"
-        self._last, self._begun = time.monotonic(), False
+        self._last, self._begun, self._over = time.monotonic(), False, False
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, doing=None):
@@ -104,11 +104,17 @@ class Watchdog:
         self._last = time.monotonic()
         self._begun, self.doing = self._begun or doing is not None, doing or self.doing
 
+    def close(self):
+        """The run is over, and what this process does next is not watched."""
+        self._over = True
+
     def _watch(self):
-        while (now := time.monotonic()) < self._last + self._limit():
+        while not self._over and (now := time.monotonic()) < self._last + self._limit():
             time.sleep(1.0)
             if time.monotonic() > now + 5:
                 self.beat()  # this process itself was stopped for a while
+        if self._over:
+            return
         stuck = f"waits for another rank, which is dead or stuck, {self.doing}" if _waits else f"is stuck {self.doing}"
         say(
             f"{where(self._rank)} {stuck}: no progress for {self._patience:g} s; the job ends and the last complete "

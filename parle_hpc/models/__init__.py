@@ -5,20 +5,23 @@ build("wrn", num_classes=100, in_channels=3, dropout=0.3, depth=28, widen=10)
 """
 
 import inspect
+from typing import Any
+
+from torch import nn
 
 from .allcnn import AllCNN
 from .lenet import LeNet
 from .wrn import WRN
 
-MODELS = {"lenet": LeNet, "allcnn": AllCNN, "wrn": WRN}
+MODELS: dict[str, type[nn.Module]] = {"lenet": LeNet, "allcnn": AllCNN, "wrn": WRN}
 
 
-def options(name):
+def options(name: str) -> tuple[str, ...]:
     """The names of the options that a network takes, e.g. ("dropout",)."""
     return tuple(key for key in inspect.signature(MODELS[name]).parameters if key not in ("num_classes", "in_channels"))
 
 
-def build(name, *, num_classes=10, in_channels=1, **options):
+def build(name: str, *, num_classes: int = 10, in_channels: int = 1, **options: Any) -> nn.Module:
     """A new network of the registry.
 
     Args:

@@ -19,7 +19,7 @@ def train(parts):
 
     Raises Saved where a signal asked for an end, Diverged, and Drifted.
     """
-    with closing(parts.metrics):
+    with closing(parts.watchdog), closing(parts.metrics):
         start(parts)
         outcome = all_rounds(parts)
         if outcome is None:

@@ -89,6 +89,13 @@ def test_a_wrong_pmi_ends_with_one_line_and_not_as_many_worlds(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_program_that_fails_on_one_rank_ends_at_once_everywhere():
+    result = mpirun(2, "fails.py", timeout=60)
+    assert result.returncode != 0
+    assert "AssertionError: rank 1 fails" in result.stderr
+    assert "went on" not in result.stdout
+
+
 def test_a_rank_that_dies_ends_the_job():
     result = mpirun(2, "dies.py", timeout=60)
     assert result.returncode != 0

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from helpers.mpi import PROGRAMS, mpirun
+from helpers.mpi import mpirun
 from helpers.namespaces import Cluster, why_not
 
 needs_hosts = pytest.mark.skipif(why_not() is not None, reason=f"no hosts as network namespaces: {why_not()}")
@@ -13,7 +13,7 @@ needs_hosts = pytest.mark.skipif(why_not() is not None, reason=f"no hosts as net
 @needs_hosts
 def test_hosts_have_names_and_shared_memory_of_their_own():
     with Cluster(2) as cluster:
-        result = cluster.mpirun(4, PROGRAMS / "hosts.py")
+        result = cluster.mpirun(4, "hosts.py")
         assert result.returncode == 0, result.stderr
         ranks = json.loads(result.stdout)
         assert [name for _, name, _ in ranks] == ["host1", "host1", "host2", "host2"]
@@ -35,7 +35,7 @@ def test_hosts_have_names_and_shared_memory_of_their_own():
 def test_what_leaves_the_hosts_in_a_round(n, m):
     """All hosts together at most 1.1 times 2 (n - 1) 4 N bytes, with a replica of m ranks on each host."""
     with Cluster(n) as cluster:
-        result = cluster.mpirun(n * m, PROGRAMS / "traffic.py", n)
+        result = cluster.mpirun(n * m, "traffic.py", n)
     assert result.returncode == 0, result.stderr
     counted = json.loads(result.stdout.splitlines()[-1])
     least = 2 * (n - 1) * 4 * counted["N"]

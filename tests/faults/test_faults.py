@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.mpi import ENVIRONMENT, PROGRAMS, mpirun, our_lines
+from helpers.mpi import ENVIRONMENT, mpirun, our_lines
 from helpers.trainer import TRAIN
 
 from parle_hpc.checkpoints.files import folders, read_manifest
@@ -27,7 +27,7 @@ def whole(out):
 @pytest.mark.timeout(120)
 def test_a_rank_that_is_stuck_says_so_itself(digits, tmp_path):
     options = ("--data.path", digits, "--out", tmp_path, "--run.patience", 5, "--replicas", 2)
-    result = mpirun(2, PROGRAMS / "faulty.py", 1, 7, "sleeps", *SMALL, *options, timeout=100)
+    result = mpirun(2, "faulty.py", 1, 7, "sleeps", *SMALL, *options, timeout=100)
     assert result.returncode == 1
     (line,) = our_lines(result)
     assert line.startswith("rank 1 on ")
@@ -54,7 +54,7 @@ def test_a_rank_that_is_stopped_does_not_hold_the_others_for_ever(digits, tmp_pa
 
 def test_ranks_that_drift_apart_are_found_and_named(digits, tmp_path):
     options = ("--data.path", digits, "--out", tmp_path, "--replicas", 1)
-    result = mpirun(3, PROGRAMS / "faulty.py", 1, 5, "drifts", *SMALL, *options)
+    result = mpirun(3, "faulty.py", 1, 5, "drifts", *SMALL, *options)
     assert result.returncode == 1
     (line,) = our_lines(result)
     assert line.startswith("round 6: the ranks of replica 0 do not hold the same weights any more, rank 1 on ")
@@ -64,7 +64,7 @@ def test_ranks_that_drift_apart_are_found_and_named(digits, tmp_path):
 def test_weights_that_are_not_finite_are_never_saved(digits, tmp_path):
     """The loss shows it a round later; a checkpoint in between must not be taken."""
     options = ("--data.path", digits, "--out", tmp_path, "--replicas", 2)
-    result = mpirun(2, PROGRAMS / "faulty.py", 1, 5, "nan", *SMALL, *options)
+    result = mpirun(2, "faulty.py", 1, 5, "nan", *SMALL, *options)
     assert result.returncode == 3
     (line,) = our_lines(result)
     assert "rank 1 on " in line

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers.rank import BETWEEN
+
 PROGRAMS = Path(__file__).parents[1] / "programs"
+RANK = Path(__file__).with_name("rank.py")
 ENVIRONMENT = {
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -17,12 +20,17 @@ ENVIRONMENT = {
 }
 
 
-def mpirun(ranks, *command, timeout=240, cwd=None, **environment):
-    """The finished `mpirun -np ranks python command...`, output as text; a .py name is one of tests/programs."""
+def of_rank(command):
+    """The arguments of a Python that is one rank; a .py name is one of tests/programs, whose failure ends all ranks."""
     command = [str(PROGRAMS / part) if str(part).endswith(".py") else str(part) for part in command]
+    return [str(RANK), *command] if command[0].endswith(".py") or "--" in command else command
+
+
+def mpirun(ranks, *command, timeout=240, cwd=None, **environment):
+    """The finished `mpirun -np ranks python command...`, output as text; the command as of_rank has it."""
     environment = {**os.environ, **ENVIRONMENT, **environment}
     launcher = shutil.which("mpirun", path=environment["PATH"])
-    command = [launcher, "-np", str(ranks), sys.executable, *command]
+    command = [launcher, "-np", str(ranks), sys.executable, *of_rank(command)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)
 
 
@@ -31,6 +39,13 @@ def passes(ranks, *command, **options):
     result = mpirun(ranks, *command, **options)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def pass_in_turn(ranks, *commands, **options):
+    """The outputs of commands that must end well, one after the other in one start of the ranks, which takes seconds."""
+    first, *others = commands
+    joined = [part for command in others for part in ("--", *command)]
+    return passes(ranks, *first, *joined, **options).split(f"{BETWEEN}\n")[: len(commands)]
 
 
 def our_lines(result):

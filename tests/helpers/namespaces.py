@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from helpers.mpi import ENVIRONMENT
+from helpers.mpi import ENVIRONMENT, of_rank
 
 NETWORK, INTERFACE = "10.77.0", "e0"
 SPACES = ("--net", "--mount", "--uts", "--pid")
@@ -189,4 +189,4 @@ class Cluster:
             part for name in environment if name.startswith(("OMPI_", "GLOO_", "PYTHON")) for part in ("-x", name)
         ]
         start = [mpirun, "-np", str(ranks), "-host", where, "--map-by", "slot", *exports, self.python]
-        return self.login(*start, *command, check=False, timeout=timeout, env=environment)
+        return self.login(*start, *of_rank(command), check=False, timeout=timeout, env=environment)
