@@ -1,4 +1,4 @@
-"""Benchmarks over hosts (tests/namespaces.py): a program starts itself there, and rank 0 of it prints JSON."""
+"""Benchmarks over hosts (tests/helpers/namespaces.py): a program starts itself there, and rank 0 of it prints JSON."""
 
 import json
 import sys

@@ -2,7 +2,7 @@
 
     python benchmarks/network.py [--rates 25mbit ...] [--model lenet] [--repeat 24] [--ways 5] [--json FILE]
 
-Needs root (see tests/namespaces.py); elsewhere it says so and ends. Per mini-batch, medians over the repeats with
+Needs root (tests/helpers/namespaces.py); elsewhere it says so and ends. Per mini-batch, medians over the repeats with
 quartiles: local steps, which are the ceiling; Parle with its coupling hidden behind the mini-batches, and with the same
 reduction waited for at once; SGD that averages gradients at every step, by Horovod and by torch's DDP (gloo). A repeat
 is one round of 25 mini-batches of each way in turn, from an update that couples until nothing is in flight any more;

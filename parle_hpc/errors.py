@@ -1,6 +1,7 @@
 """What ends a run: the exceptions, the one line that says why, and the exit statuses."""
 
 import argparse
+import difflib
 import sys
 
 BAD_INPUT, DIVERGED, SAVED = 2, 3, 85
@@ -37,3 +38,19 @@ def say(message):
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     sys.stderr.write(f"parle_hpc: {line}\n")
     sys.stderr.flush()
+
+
+def nearest(name, names, otherwise=None):
+    """The advice to add to an unknown name: the nearest right one, else `otherwise`, else all that there are."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    # "L" is near to no full name, but is the end of one
+    close = close or [right for right in names if right.rpartition(".")[2] == name.rpartition(".")[2]]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return otherwise or f"known: {', '.join(names)}"
+
+
+def brief(value):
+    """A value as text that fits into a line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

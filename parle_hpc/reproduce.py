@@ -20,7 +20,8 @@ from .paper.experiments import EXPERIMENTS, SIZES
 from .paper.pages import open_folder
 
 
-def main():
+def options():
+    """The command line. Raises BadInput."""
     parser = Parser(
         prog="python -m parle_hpc.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,11 +36,16 @@ def main():
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the commands and start nothing")
     what.add_argument("--sbatch", action="store_true", help="write batch scripts into OUT/sbatch and start nothing")
+    given = parser.parse_args()
+    for key, most in (("seeds", 1000), ("rounds", 1_000_000)):
+        if getattr(given, key) is not None and not 1 <= getattr(given, key) <= most:
+            raise BadInput(f"--{key} {getattr(given, key)}: must be 1 to {most:,}")
+    return given
+
+
+def main():
     try:
-        given = parser.parse_args()
-        for key, most in (("seeds", 1000), ("rounds", 1_000_000)):
-            if getattr(given, key) is not None and not 1 <= getattr(given, key) <= most:
-                raise BadInput(f"--{key} {getattr(given, key)}: must be 1 to {most:,}")
+        given = options()
         out = given.out or f"reports/{given.experiment}-{given.size}"
         specs = EXPERIMENTS[given.experiment][1](given.seeds, given.size, given.rounds)
         specs = [spec for spec in specs if given.only in spec.name]

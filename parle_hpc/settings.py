@@ -5,10 +5,6 @@ file beside it. A table named after an algorithm holds what differs again where 
 [sgd.schedule] beside [schedule].
 """
 
-import difflib
-import os
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tomlkit
@@ -16,10 +12,11 @@ import tomlkit.exceptions
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from .errors import BadInput
+from .errors import BadInput, brief, nearest
+from .recipes import merge, read_recipe
 
 PROGRAM = "python -m parle_hpc.train"
-RECIPES = resources.files(__package__).joinpath("recipes")
+EVERYTHING = f"{PROGRAM} --help lists what there is"
 ALGORITHMS = ("parle", "entropy_sgd", "elastic_sgd", "sgd")
 DATA_PARALLEL = ("entropy_sgd", "sgd")  # one replica over all ranks
 ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the others one pass
@@ -185,63 +182,13 @@ def option_names():
     return names
 
 
-def nearest(name, names):
-    """The advice to add to an unknown name: the nearest right one."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    # "L" is near to no full name, but is the end of one
-    close = close or [right for right in names if right.rpartition(".")[2] == name.rpartition(".")[2]]
-    if not close and len(names) > 20:
-        return f"{PROGRAM} --help lists what there is"
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
-
-
-def recipe_names():
-    return sorted(path.name[:-5] for path in RECIPES.iterdir() if path.name.endswith(".toml"))
-
-
-def read_recipe(name):
-    """The recipe's tables, on top of those of the recipe that it extends.
-
-    Raises BadInput where a recipe does not exist or is not TOML, or where they extend each other in a circle.
-    """
-    tables, came_by = {}, []
-    while True:
-        path = recipe_path(name, came_by)
-        if path in came_by:
-            raise BadInput(f"--recipe {came_by[0]}: extends itself by way of {came_by[-1]}; leave one extends out")
-        came_by.append(path)
-        try:
-            found = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
-        except (tomlkit.exceptions.TOMLKitError, ValueError, RecursionError, OSError) as error:
-            raise BadInput(f"--recipe {name} is not a TOML file: {error}") from None
-        name = found.pop("extends", None)
-        tables = merge(found, tables)
-        if name is None:
-            return tables
-        if not isinstance(name, str):
-            raise BadInput(f"--recipe {path}: extends must be the name of a recipe, or a file, not {brief(repr(name))}")
-
-
-def recipe_path(name, came_by):
-    """Where a recipe lies; a file that another one extends is looked for beside that one."""
-    told = f"--recipe {name}" if not came_by else f"--recipe {came_by[-1]}: extends {brief(name)}"
-    if name.endswith(".toml"):
-        path = Path(came_by[-1]).parent / name if came_by else Path(name)
-        if not os.path.isfile(path):
-            raise BadInput(f"{told}: no such file")
-        return path.resolve()
-    if name in recipe_names():
-        return RECIPES.joinpath(f"{name}.toml")
-    raise BadInput(f"{told}: unknown recipe; {nearest(name, recipe_names())}")
-
-
 def read_command_line(arguments):
     """The given settings as nested tables, unchecked."""
     names = option_names()
     for argument in arguments:
         name = argument[2:].partition("=")[0]
         if argument.startswith("--") and name not in names:
-            raise BadInput(f"--{name}: unknown setting; {nearest(name, names)}")
+            raise BadInput(f"--{name}: unknown setting; {nearest(name, names, EVERYTHING)}")
     try:
         source = CliSettingsSource(
             Settings,
@@ -256,29 +203,13 @@ def read_command_line(arguments):
         raise BadInput(str(error).removeprefix("error parsing CLI: ").replace("argument ", "", 1)) from None
 
 
-def merge(base, over):
-    """`over` on top of `base`, table by table."""
-    merged = dict(base)
-    for key, value in over.items():
-        merged[key] = (
-            merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
-        )
-    return merged
-
-
-def brief(value):
-    """A value as text that fits into a line."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def one_line(error, recipe):
     """The first complaint of pydantic as one line with the setting's name, value and what would be right."""
     first = error.errors()[0]
     name = brief(".".join(str(part) for part in first["loc"]))
     if first["type"] == "extra_forbidden":
         # an unknown option of the command line has not come this far
-        return f"--recipe {recipe}: {name!r} is an unknown setting; {nearest(name, option_names())}"
+        return f"--recipe {recipe}: {name!r} is an unknown setting; {nearest(name, option_names(), EVERYTHING)}"
     message = first["msg"].replace("Input should be", "must be").replace("Value error, ", "").replace("'", "")
     return f"--{name} {brief(first['input'])}: {message[0].lower()}{message[1:]}"
 

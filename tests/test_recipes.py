@@ -12,7 +12,8 @@ from helpers.mpi import passes
 
 from parle_hpc.data import sources
 from parle_hpc.data.prepare import prepare
-from parle_hpc.settings import ALGORITHMS, DATA_PARALLEL, ROUNDS, load, recipe_names
+from parle_hpc.recipes import recipe_names
+from parle_hpc.settings import ALGORITHMS, DATA_PARALLEL, ROUNDS, load
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import random
 import numpy as np
 import torch
 
+from ..cluster.agreement import from_all, from_first
 from ..errors import BadInput
 from .files import Damaged, Piece, Stored, folders, read_manifest, verify
 
@@ -101,11 +102,11 @@ def find(out, world):
 
     Collective over all ranks, which share the reading.
     """
-    lines = []
-    for folder in world.bcast(folders(out) if world.Get_rank() == 0 else None):
+    lines, chief = [], world.Get_rank() == 0
+    for folder in from_first(world, folders(out) if chief else None):
         problem, manifest = None, None
         try:
-            manifest = world.bcast(read_manifest_or_problem(folder) if world.Get_rank() == 0 else None)
+            manifest = from_first(world, read_manifest_or_problem(folder) if chief else None)
             if isinstance(manifest, str):
                 raise Damaged(manifest)
             if manifest is not None:
@@ -113,7 +114,7 @@ def find(out, world):
                     verify(folder, entry)
         except Damaged as error:
             problem = str(error)
-        problems = [p for p in world.allgather(problem) if p]
+        problems = [p for p in from_all(world, problem) if p]
         if problems:
             lines.append(f"skipped a damaged checkpoint: {problems[0]}")
         elif manifest is not None:

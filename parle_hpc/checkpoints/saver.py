@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ..cluster.waiting import wait_for, waits, where
+from ..cluster.agreement import from_all, from_first
+from ..cluster.waiting import wait_for, where
 from . import files
 
 
@@ -62,8 +63,7 @@ class Saver:
             entry = self._future.result()
         except (OSError, ArithmeticError) as error:
             problem = f"{where(self._world.Get_rank())}: {reason(error)}"
-        with waits():
-            everyone = self._world.allgather((entry, problem))
+        everyone = from_all(self._world, (entry, problem))
         problems = [p for _, p in everyone if p]
         if self._world.Get_rank() == 0 and not problems:
             try:
@@ -72,8 +72,7 @@ class Saver:
                 files.prune(self._out, keep)
             except OSError as error:
                 problems = [f"{where(0)}: {reason(error)}"]
-        with waits():
-            problem = self._world.bcast(problems[0] if problems else None)
+        problem = from_first(self._world, problems[0] if problems else None)
         if problem is None:
             self.last = self.round
         self.round = None

@@ -1,9 +1,21 @@
-"""A few numbers that ranks add up or agree on, without a wait that has no bound."""
+"""What ranks tell each other beside gradients and weights; the watchdog knows of every wait in it."""
 
 import numpy as np
 
 from .topology import mpi
-from .waiting import wait_for
+from .waiting import wait_for, waits
+
+
+def from_first(comm, value):
+    """The value of rank 0 of `comm`, on every rank. Collective over it."""
+    with waits():
+        return comm.bcast(value)
+
+
+def from_all(comm, value):
+    """The values of all ranks of `comm`, in their order, on every rank. Collective over it."""
+    with waits():
+        return comm.allgather(value)
 
 
 class Group:

@@ -189,7 +189,8 @@ class Topology:
         """World rank 0's values into the tensors of every rank, bit for bit."""
         for tensor in tensors:
             host = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            self.world.Bcast(host.numpy())
+            with waits():
+                self.world.Bcast(host.numpy())
             tensor.detach().copy_(host.view(tensor.dtype).reshape(tensor.shape))
 
     def average_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:

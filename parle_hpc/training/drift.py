@@ -3,7 +3,7 @@
 import torch
 
 from ..algorithms.layout import in_memory_order
-from ..cluster.agreement import Group
+from ..cluster.agreement import Group, from_all
 from ..errors import Drifted
 
 
@@ -18,7 +18,7 @@ def compare_weights(tensors, topology, hosts):
     most, least = Group(topology.replica).max([mine, -mine])
     if most == -least:
         return
-    everyone = topology.replica.allgather((mine, topology.world.Get_rank()))
+    everyone = from_all(topology.replica, (mine, topology.world.Get_rank()))
     values = [value for value, _ in everyone]
     usual = max(values, key=values.count)
     if 2 * values.count(usual) <= len(values):

@@ -6,7 +6,7 @@ from contextlib import closing
 import torch
 from torch.nn.functional import cross_entropy
 
-from ..cluster.agreement import Agreement
+from ..cluster.agreement import Agreement, from_all
 from ..errors import Drifted, Saved
 from .diverging import stop_if_diverged, trouble
 from .drift import compare_weights
@@ -110,7 +110,7 @@ def save_and_end(parts, round, error):
     p.saving.start(round, error)
     problem = p.saving.settle()
     p.optimizer.finish()
-    signals = [name for name in p.topology.world.allgather(p.preemption.asked) if name]
+    signals = [name for name in from_all(p.topology.world, p.preemption.asked) if name]
     if problem:
         raise OSError(f"asked to end by {signals[0]}, and not saved: {problem}{p.saving.older}")
     raise Saved(f"saved after round {round + 1}/{p.rounds} on {signals[0]}; the same command goes on")

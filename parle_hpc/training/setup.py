@@ -19,6 +19,7 @@ from ..algorithms.parle import Parle
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
 from ..checkpoints.saver import Saver
+from ..cluster.agreement import from_all, from_first
 from ..cluster.signals import Preemption
 from ..cluster.topology import Topology
 from ..cluster.waiting import Watchdog
@@ -93,7 +94,8 @@ def set_up(settings, topology, preemption):
     t, rank = topology, topology.world.Get_rank()
     preemption.grace = settings.run.grace
     watchdog = Watchdog(rank, settings.run.patience)
-    out = t.world.bcast(t.together(folder.open_output, settings) if rank == 0 else t.together(lambda: None))
+    made = t.together(folder.open_output, settings) if rank == 0 else t.together(lambda: None)
+    out = from_first(t.world, made)
     stored, news = folder.find_checkpoint(settings, out, t)
     device = t.together(t.device, settings.run.device)
     if device.type == "cpu":
@@ -107,19 +109,14 @@ def set_up(settings, topology, preemption):
     metrics = Metrics(out if rank == 0 else None, rounds, batches.B)
     saver, tally = Saver(out, t.world, settings.run.patience), Tally()
     images = [len(data.train), len(data.test)]
-    first_round, finished = 0, False
-    if stored is not None:
+    first_round, finished = where_it_begins(stored, rounds, out)
+    if stored is not None and not finished:
+        folder.check_images(stored, images, settings.data.path)
         saver.last = stored.manifest["round"]
-        first_round = saver.last + 1
-        finished = first_round >= rounds and (out / "reference.pt").exists()
-        if not finished:
-            folder.check_images(stored, images, settings.data.path)
-            news += go_on(stored, rounds, optimizer, model, scheduler, t, settings.run.seed, tally, metrics)
+        news += go_on(stored, rounds, optimizer, model, scheduler, t, settings.run.seed, tally, metrics)
     if rank == 0 and not finished:
         folder.prepare(out, settings, saver.last, metrics)
     validation = partial(Validation, model, data, settings.data.batch_size, device, beat=watchdog.beat)
-    # of one replica that sees a part, the training error is that of the part
-    used = seen if settings.algorithm.name in DATA_PARALLEL else None
     return Parts(
         settings=settings,
         topology=t,
@@ -135,23 +132,22 @@ def set_up(settings, topology, preemption):
         rounds=rounds,
         first_round=first_round,
         finished=finished,
-        hosts=t.world.allgather(socket.gethostname()),
+        hosts=from_all(t.world, socket.gethostname()),
         tally=tally,
         metrics=metrics,
         saving=make_saving(settings, t, saver, optimizer, model, tally, metrics, watchdog, images),
-        validator=Validator(
-            optimizer,
-            validation(t.world, used),
-            validation(t.replica, used),
-            t,
-            out,
-            metrics,
-            batches=settings.run.statistics_batches,
-            save_replicas=settings.run.save_replicas,
-        ),
+        validator=make_validator(settings, t, optimizer, validation, seen, out, metrics),
         trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", rank),
         news=[headline(settings, t, data, params, rounds, optimizer.round_length, device), *news],
     )
+
+
+def where_it_begins(stored, rounds, out):
+    """(The round that a run of `rounds` begins with, whether it is finished), from its checkpoint, or None."""
+    if stored is None:
+        return 0, False
+    first = stored.manifest["round"] + 1
+    return first, first >= rounds and (out / "reference.pt").exists()
 
 
 def open_data(settings, topology):
@@ -248,4 +244,20 @@ def make_saving(settings, topology, saver, optimizer, model, tally, metrics, wat
         watchdog=watchdog,
         round_length=optimizer.round_length,
         decides=topology.world.Get_rank() == 0,
+    )
+
+
+def make_validator(settings, topology, optimizer, validation, seen, out, metrics):
+    """What validates the reference; validation: makes a Validation over a communicator and the samples seen."""
+    # of one replica that sees a part, the training error is that of the part
+    used = seen if settings.algorithm.name in DATA_PARALLEL else None
+    return Validator(
+        optimizer,
+        validation(topology.world, used),
+        validation(topology.replica, used),
+        topology,
+        out,
+        metrics,
+        batches=settings.run.statistics_batches,
+        save_replicas=settings.run.save_replicas,
     )

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..algorithms import elastic_sgd, parle
 from ..cluster.topology import Topology
-from ..coupling import reference
+from ..coupling import compressed, reference
 from ..coupling.gather import Gather
 
 # where the names are looked up when they are called
@@ -19,6 +19,7 @@ NAMED = [
     *((parle, name) for name in ("eq_8a", "eq_8b", "eq_8c")),
     *((elastic_sgd, name) for name in ("eq_7a", "eq_7b")),
     (reference, "eq_8d"),
+    (compressed, "eq_8d"),
     (reference.MPIReference, "start"),
     (reference.MPIReference, "poll"),
     (reference.MPIReference, "collect"),

@@ -42,7 +42,7 @@ def passes(ranks, *command, **options):
 
 
 def pass_in_turn(ranks, *commands, **options):
-    """The outputs of commands that must end well, one after the other in one start of the ranks, which takes seconds."""
+    """The outputs of commands that must end well, one after the other in one start of the ranks: each takes seconds."""
     first, *others = commands
     joined = [part for command in others for part in ("--", *command)]
     return passes(ranks, *first, *joined, **options).split(f"{BETWEEN}\n")[: len(commands)]

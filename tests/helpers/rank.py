@@ -1,4 +1,4 @@
-"""One rank of a test: runs commands one after the other, and where one fails ends at once, so that mpirun ends all ranks.
+"""One rank of a test: runs commands one after the other; where one fails it ends at once, and mpirun ends the others.
 
     rank.py PROGRAM.py ARGUMENTS... -- -m MODULE ARGUMENTS...
 

@@ -1,4 +1,4 @@
-"""A real Slurm on the hosts of tests/namespaces.py. Needs root and Debian's packages slurm-wlm, munge and libpmix-dev.
+"""A real Slurm on the hosts of namespaces.py. Needs root and Debian's packages slurm-wlm, munge and libpmix-dev.
 
     with SlurmCluster(2) as cluster:
         job = cluster.sbatch("--nodes=2", "slurm/lenet_digits.sbatch", "--schedule.max_rounds", 4)

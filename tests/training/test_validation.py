@@ -1,9 +1,7 @@
 """BatchNorm statistics anew, scores on any number of ranks, and the model left as it was."""
 
-import numpy as np
 import pytest
 import torch
-from helpers.mpi import passes
 from torch.optim.swa_utils import update_bn
 
 from parle_hpc import models
@@ -66,14 +64,3 @@ def test_untouched_restores_after_an_error():
         fail()
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
     assert model.training
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_a_validation(digits, tmp_path, ranks):
-    """The same as one process: scores to the last sample, statistics to rounding."""
-    alone, shared = [tmp_path / f"{n}.npz" for n in (1, ranks)]
-    for n, path in ((1, alone), (ranks, shared)):
-        passes(n, "validates.py", digits, path)
-    one, many = np.load(alone), np.load(shared)
-    assert one["scores"] == pytest.approx(many["scores"], rel=1e-6)
-    assert one["statistics"] == pytest.approx(many["statistics"], rel=1e-5, abs=1e-7)
