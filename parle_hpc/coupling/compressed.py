@@ -4,7 +4,6 @@ import torch
 
 from ..equations import eq_8d
 from .reference import MPIReference
-from .transport import Travelling
 
 
 class CompressedReference(MPIReference):
@@ -52,7 +51,7 @@ class CompressedReference(MPIReference):
             self._q[: xa.numel()] = xa - self.h
         send = self._staging.out(self._q, self._send)
         yield self._staging.idle
-        yield Travelling(self.comm.Ialltoall(numbers(send), numbers(self._receive))).over
+        yield self.comm.Ialltoall(numbers(send), numbers(self._receive)).Test
         self._staging.back(self._receive, self._r)
         with self._staging.beside():
             self._sum.copy_(self._r.view(self.n, -1).to(self._sum.dtype).sum(0))
@@ -61,7 +60,7 @@ class CompressedReference(MPIReference):
         send = self._staging.out(self._s, self._send_s)
         yield self._staging.idle
         self.bytes_sent += 2 * (self.n - 1) * send.nbytes
-        yield Travelling(self.comm.Iallgather(numbers(send), numbers(self._receive))).over
+        yield self.comm.Iallgather(numbers(send), numbers(self._receive)).Test
         self._staging.back(self._receive, self._r)
         self._arrived = True
 

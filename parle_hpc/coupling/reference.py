@@ -66,35 +66,34 @@ class MPIReference:
         self.bytes_sent, self.wait_seconds = 0, 0.0
         self._staging = Staging(like.device)
         self._send, self._receive = self._staging.mirror(like), self._staging.mirror(self.mean)
-        self._steps = self._due = None
+        self._travels = None
 
     def start(self, xa):
         """Start the reduction of xa, shape (N,), which must not change before `collect`."""
         self.collect()  # a reduction that nobody wanted, as before a state is loaded
         self._staging.follow()
-        self._steps = self._reduction(xa)
-        self._due = next(self._steps)
-        self.poll()
+        self._travels = Travelling(self._reduction(xa))
 
     def _reduction(self, xa):
         """The steps of a reduction; each yields what must be true before the next may be taken."""
         send = self._staging.out(xa, self._send)
         yield self._staging.idle
         self.bytes_sent += 2 * (self.n - 1) * send.nbytes // self.n
-        yield Travelling(self.comm.Iallreduce(send.numpy(), self._receive.numpy())).over
+        yield self.comm.Iallreduce(send.numpy(), self._receive.numpy()).Test
         self._staging.back(self._receive, self.mean)
         with self._staging.beside():
             eq_8d([self.mean], self.n)
 
     def poll(self):
-        while self._due is not None and self._due():
-            self._due = next(self._steps, None)
+        if self._travels is not None:
+            self._travels.over()
 
     def _arrive(self):
+        if self._travels is None:
+            return
         started = time.perf_counter()
-        while self._due is not None:
-            wait_for(self._due, "the mean of the replicas")
-            self._due = next(self._steps, None)
+        wait_for(self._travels.over, "the mean of the replicas")
+        self._travels = None
         self.wait_seconds += time.perf_counter() - started
 
     def collect(self):

@@ -61,24 +61,37 @@ class Staging:
 
 
 class Travelling:
-    """A request of MPI that moves by itself.
+    """A reduction that moves by itself, to its end, also where nobody is left to ask for it.
 
     MPI moves a non-blocking collective only while somebody calls it, each time by what fits into the buffers of a
-    connection; a mini-batch is too long to wait for the next call. So a thread calls it until it is complete. The
-    MPI must have been started with MPI_THREAD_MULTIPLE, as mpi4py does.
+    connection; a mini-batch is too long to wait for the next call, and a rank that went away between two steps would
+    leave the others waiting. So a thread takes the steps. The MPI must have been started with MPI_THREAD_MULTIPLE, as
+    mpi4py does.
+
+    Args:
+        steps: a generator; each of its values is called, by one thread at a time, until it is true, and then the next
+            step is taken. Nothing is called once the last is: MPI may have ended.
     """
 
-    def __init__(self, request):
-        self._request, self._lock, self._over = request, threading.Lock(), False
+    def __init__(self, steps):
+        self._steps, self._lock, self._error = steps, threading.Lock(), None
+        self._due = next(steps)
         if not self.over():
             threading.Thread(target=self._move, name="travelling", daemon=True).start()
 
     def over(self):
-        """Whether the request is complete."""
-        with self._lock:
-            # no call once it is complete: MPI may have ended
-            self._over = self._over or self._request.Test()
-            return self._over
+        """Take the steps that can be taken; whether all are. Raises what went wrong, in whichever thread."""
+        if self._due is not None and self._lock.acquire(blocking=False):
+            try:
+                while self._error is None and self._due is not None and self._due():
+                    self._due = next(self._steps, None)
+            except Exception as error:
+                self._error = error
+            finally:
+                self._lock.release()
+        if self._error is not None:
+            raise self._error
+        return self._due is None
 
     def _move(self):
         # what goes wrong is raised where the training asks as well

@@ -165,8 +165,8 @@ def test_training_with_half_the_payload_ends_where_the_whole_one_does():
     assert not torch.equal(full, half)
 
 
-class Steps:
-    """A request that is complete at the fifth call, or fails there."""
+class Request:
+    """Complete at the fifth call, or fails there."""
 
     def __init__(self, fails=False):
         self.calls, self._fails = 0, fails
@@ -178,6 +178,12 @@ class Steps:
         return self.calls >= 5
 
 
+def in_turn(*requests):
+    """The steps of a reduction that waits for one request after the other."""
+    for request in requests:
+        yield request.Test
+
+
 def wait_until(true):
     end = time.monotonic() + 60
     while not true() and time.monotonic() < end:
@@ -185,20 +191,19 @@ def wait_until(true):
     assert true()
 
 
-def test_a_request_moves_by_itself_and_is_left_alone_once_it_is_complete():
-    request = Steps()
-    travelling = transport.Travelling(request)
-    wait_until(lambda: request.calls >= 5)
-    assert travelling.over()
+def test_every_step_is_taken_while_nobody_asks_and_nothing_is_called_after_the_last():
+    first, second = Request(), Request()
+    travelling = transport.Travelling(in_turn(first, second))
     wait_until(lambda: "travelling" not in {thread.name for thread in threading.enumerate()})
+    assert (first.calls, second.calls) == (5, 5)
     assert travelling.over()
-    assert request.calls == 5
+    assert (first.calls, second.calls) == (5, 5)
 
 
 @pytest.mark.filterwarnings("error")
 def test_what_goes_wrong_in_the_thread_is_raised_where_the_training_asks():
-    request = Steps(fails=True)
-    travelling = transport.Travelling(request)
-    wait_until(lambda: request.calls >= 5)
-    with pytest.raises(RuntimeError, match="the connection is gone"):
-        travelling.over()
+    travelling = transport.Travelling(in_turn(Request(), Request(fails=True)))
+    wait_until(lambda: "travelling" not in {thread.name for thread in threading.enumerate()})
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the connection is gone"):
+            travelling.over()

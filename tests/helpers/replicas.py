@@ -13,16 +13,19 @@ class ThreadComm:
 
     class Shared:
         def __init__(self):
-            self.lock, self.sent = threading.Lock(), {}
+            self.lock, self.sent, self.copies = threading.Lock(), {}, {}
 
     def __init__(self, shared, rank, size):
-        self._shared, self._rank, self._size, self._calls = shared, rank, size, 0
+        self._shared, self._rank, self._size, self._calls, self._copies = shared, rank, size, 0, 0
 
     def Get_size(self):
         return self._size
 
     def Dup(self):
-        return self
+        self._copies += 1
+        with self._shared.lock:
+            shared = self._shared.copies.setdefault(self._copies, ThreadComm.Shared())
+        return ThreadComm(shared, self._rank, self._size)
 
     def Iallreduce(self, send, receive):
         return self._exchange(send, receive, lambda parts: np.sum(parts, axis=0))

@@ -11,11 +11,10 @@ topology = Topology.split(replicas=2)
 xa = torch.full((4_000_000,), float(topology.world.Get_rank()))
 mean = MPIReference(topology.cross, xa)
 mean.start(xa)
-# None where it was there before start looked for the last time
-due, end = mean._due, time.monotonic() + 60
-while due is not None and not due.__self__._over and time.monotonic() < end:
+travelling, end = mean._travels, time.monotonic() + 60
+while travelling._due is not None and time.monotonic() < end:
     time.sleep(0.05)
-assert due is None or due.__self__._over, "still under way"
+assert travelling._due is None, "still under way"
 assert (mean.collect() == 0.5).all()
 topology.world.Barrier()
 if topology.world.Get_rank() == 0:
