@@ -46,7 +46,7 @@ def main():
     step()
     found = {"copy": [], "writing": [], "mini-batch": [], "mini-batch while writing": []}
     with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
-        saver = Saver(Path(folder), Alone(), 600)
+        saver = Saver(Path(folder), Alone(), 600, keep=1)
         for i in range(arguments.repeat):
             found["mini-batch"].append(step())
             started = time.perf_counter()
@@ -58,7 +58,7 @@ def main():
             while not saver.written:
                 time.sleep(0.001)
             found["writing"].append(time.perf_counter() - started)
-            problem = saver.settle(keep=1)
+            problem = saver.settle()
             assert problem is None, problem
             size = sum(file.stat().st_size for file in Path(folder).rglob("*.h5"))
     results = {name: quartiles(seconds) for name, seconds in found.items()}

@@ -18,14 +18,15 @@ class Saver:
         out: output folder, on a file system that all ranks share.
         world: mpi4py communicator over all ranks.
         patience: seconds that a write may take where the run waits for it.
+        keep: how many complete ones stay.
 
     Attributes:
         round: of the checkpoint under way, counted from 0; None where there is none.
         last: round of the last complete checkpoint, None before the first.
     """
 
-    def __init__(self, out, world, patience):
-        self._out, self._world, self._patience = out, world, patience
+    def __init__(self, out, world, patience, keep):
+        self._out, self._world, self._patience, self._keep = out, world, patience, keep
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self.round = self.last = self._future = self._facts = None
         self._started = time.monotonic()
@@ -52,10 +53,10 @@ class Saver:
         folder.mkdir(parents=True, exist_ok=True)
         return files.write(folder, self._world.Get_rank(), pieces, own, facts)
 
-    def settle(self, keep):
+    def settle(self):
         """Make the one under way complete, once all ranks have written; None, or what went wrong on which rank.
 
-        keep: how many complete ones stay. Collective over all ranks, and waits for this rank's thread.
+        Collective over all ranks, and waits for this rank's thread.
         """
         wait_for(self._future.done, f"the checkpoint of round {self.round + 1}", self._patience)
         entry = problem = None
@@ -69,7 +70,7 @@ class Saver:
             try:
                 folder = files.folder_of(self._out, self.round)
                 files.complete(folder, [e for e, _ in everyone], self._facts)
-                files.prune(self._out, keep)
+                files.prune(self._out, self._keep)
             except OSError as error:
                 problems = [f"{where(0)}: {reason(error)}"]
         problem = from_first(self._world, problems[0] if problems else None)

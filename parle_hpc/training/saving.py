@@ -14,16 +14,15 @@ class Saving:
         snapshot: called for (pieces, own, facts) of this rank, as resume.capture gives them.
         facts: what a manifest has that does not change during the run.
         every, minutes: rounds between two, and minutes after which there is one in any case.
-        keep: complete ones that stay.
         metrics: Metrics, which are told.
         watchdog: Watchdog, which is told what this rank is at.
         round_length: mini-batches in a round.
         decides: whether it is this rank, whose clock counts, that says when.
     """
 
-    def __init__(self, saver, snapshot, facts, *, every, minutes, keep, metrics, watchdog, round_length, decides):
+    def __init__(self, saver, snapshot, facts, *, every, minutes, metrics, watchdog, round_length, decides):
         self._saver, self._snapshot, self._facts = saver, snapshot, facts
-        self._every, self._minutes, self._keep = every, minutes, keep
+        self._every, self._minutes = every, minutes
         self._metrics, self._watchdog, self._round_length, self._decides = metrics, watchdog, round_length, decides
 
     @property
@@ -60,7 +59,7 @@ class Saving:
     def settle(self):
         """Wait for the one under way; None, or what went wrong. Collective over all ranks."""
         round = self._saver.round
-        problem = self._saver.settle(self._keep)
+        problem = self._saver.settle()
         if problem is None:
             self._metrics.event("checkpoint", round, (round + 1) * self._round_length)
         else:

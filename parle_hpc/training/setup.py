@@ -107,7 +107,7 @@ def set_up(settings, topology, preemption):
     optimizer = make_optimizer(settings, params, t, batches.B)
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
     metrics = Metrics(out if rank == 0 else None, rounds, batches.B)
-    saver, tally = Saver(out, t.world, settings.run.patience), Tally()
+    saver, tally = Saver(out, t.world, settings.run.patience, settings.run.keep), Tally()
     images = [len(data.train), len(data.test)]
     first_round, finished = where_it_begins(stored, rounds, out)
     if stored is not None and not finished:
@@ -239,7 +239,6 @@ def make_saving(settings, topology, saver, optimizer, model, tally, metrics, wat
         facts,
         every=r.checkpoint_every,
         minutes=r.checkpoint_minutes,
-        keep=r.keep,
         metrics=metrics,
         watchdog=watchdog,
         round_length=optimizer.round_length,

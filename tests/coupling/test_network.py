@@ -1,12 +1,12 @@
 """Parle between hosts: what it sends, and that a run may stop while a reduction is under way."""
 
 import json
-import time
 
 import pytest
 from helpers.mpi import mpirun
 from helpers.namespaces import Cluster, why_not
 
+pytestmark = pytest.mark.cluster
 needs_hosts = pytest.mark.skipif(why_not() is not None, reason=f"no hosts as network namespaces: {why_not()}")
 
 
@@ -21,10 +21,19 @@ def test_hosts_have_names_and_shared_memory_of_their_own():
         # a megabyte over a link of 8 Mbit/s takes a second; Python sends it, since nothing else is sure to be there
         cluster.shape("8mbit")
         sends = "import socket; s = socket.create_server(('', 9999)); c = s.accept()[0]; c.sendall(bytes(2**20))"
-        gets = "import socket; s = socket.create_connection(('host1', 9999))\nwhile s.recv(2**16): pass"
+        gets = """
+import socket, time
+for _ in range(600):
+    try:
+        s = socket.create_connection(("host1", 9999))
+        break
+    except ConnectionRefusedError:  # the other one has yet to listen
+        time.sleep(0.1)
+while s.recv(2**16):
+    pass
+"""
         before = cluster.bytes_sent()
         with cluster.start(0, "-c", sends):
-            time.sleep(0.5)
             cluster.hosts[1](cluster.python, "-c", gets)
         assert cluster.bytes_sent() - before >= 2**20
         assert "8Mbit" in cluster.hosts[0]("tc", "qdisc", "show", "dev", "e0").stdout
