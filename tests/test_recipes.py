@@ -2,13 +2,13 @@
 
 import gzip
 import hashlib
-import json
 
 import numpy as np
 import pytest
 from helpers import raw
 from helpers.idx import idx
-from helpers.mpi import passes
+from helpers.mpi import pass_in_turn
+from helpers.trainer import TRAIN, events
 
 from parle_hpc.data import sources
 from parle_hpc.data.prepare import prepare
@@ -56,30 +56,68 @@ def small_svhn(folder):
 SMALL = {"mnist": small_mnist, "cifar100": small_cifar100, "svhn": small_svhn}
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_it_trains_two_rounds(small, tmp_path, name):
-    settings = load(["--recipe", name])
-    given = ["--data.path", small(settings.data.name), "--out", tmp_path / "run", "--data.batch_size", 8]
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """A function (ranks) -> by name the folder and the output of each run on so many ranks, made in one start."""
+    work, made = tmp_path_factory.mktemp("recipes"), {}
+
+    def start(ranks):
+        runs = {name: two_rounds(name, small) for name in recipe_names() if ranks_of(name) == ranks}
+        if ranks == 2:
+            runs |= {f"half {algorithm}": half(algorithm, small) for algorithm in ALGORITHMS}
+        commands = [(*TRAIN, *settings, "--out", work / name) for name, settings in runs.items()]
+        printed = pass_in_turn(ranks, *commands, timeout=600)
+        return {name: (work / name, text) for name, text in zip(runs, printed, strict=True)}
+
+    def get(ranks):
+        if ranks not in made:
+            made[ranks] = start(ranks)
+        return made[ranks]
+
+    return get
+
+
+def ranks_of(recipe):
+    return load(["--recipe", recipe]).replicas or 2
+
+
+def two_rounds(recipe, small):
+    """Settings of a recipe's beginning, with a small network."""
+    settings = load(["--recipe", recipe])
+    given = ["--recipe", recipe, "--data.path", small(settings.data.name), "--data.batch_size", 8]
     given += ["--schedule.max_rounds", 2, "--algorithm.L", 2]
     if settings.model.name == "wrn":
         given += ["--model.depth", 10, "--model.widen", 1]
     if settings.model.name == "allcnn":
         given += ["--model.channels", 8]
-    printed = passes(settings.replicas or 2, "-m", "parle_hpc.train", "--recipe", name, *given)
-    assert f"{settings.replicas or 2} replicas x 1 rank, {settings.model.name}" in printed
-    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [e["step"] for e in events if e["event"] == "round"] == [2, 4]
-    assert 0 < events[-1]["val_error"] <= 100
+    return given
 
 
+def half(algorithm, small):
+    """Settings of a round in which each replica sees half the data."""
+    given = ["--data.path", small("digits"), "--data.fraction", 0.5, "--data.samples", 400, "--data.batch_size", 20]
+    return [*given, "--schedule.max_rounds", 1, "--algorithm.name", algorithm]
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", recipe_names())
+def test_it_trains_two_rounds(trained, name):
+    ranks, model = ranks_of(name), load(["--recipe", name]).model.name
+    folder, printed = trained(ranks)[name]
+    assert f"{ranks} replicas x 1 rank, {model}" in printed
+    assert [e["step"] for e in events(folder, "round")] == [2, 4]
+    assert 0 < events(folder, "validate")[-1]["val_error"] <= 100
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_half_the_data_for_each(small, tmp_path, algorithm):
-    given = ["--data.path", small("digits"), "--out", tmp_path / "run", "--data.fraction", 0.5]
-    given += ["--schedule.max_rounds", 1, "--algorithm.name", algorithm]
-    passes(2, "-m", "parle_hpc.train", *given)
-    event = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    # B counts what a replica sees: 719 of 1,437 samples are 11 mini-batches of 64
-    assert event["passes"] == pytest.approx(event["step"] / 11, rel=1e-5)
+def test_half_the_data_for_each(trained, algorithm):
+    folder, _ = trained(2)[f"half {algorithm}"]
+    (event,) = events(folder, "end")
+    # B counts what a replica sees: 200 of 400 samples are 10 mini-batches of 20
+    assert event["passes"] == pytest.approx(event["step"] / 10, rel=1e-5)
 
 
 PAPER = {

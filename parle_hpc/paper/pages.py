@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 import tempfile
 from pathlib import Path
 
@@ -10,15 +11,40 @@ from tabulate import tabulate
 from ..errors import BadInput
 from . import numbers, plots
 from .records import read_groups
-from .tables import VARIED, all_runs, analysis_rows, beside_the_paper, row_of_table_1, row_of_table_2, varied
+from .tables import (
+    VARIED,
+    all_runs,
+    analysis_rows,
+    beside_the_paper,
+    row_of_table_1,
+    row_of_table_2,
+    runs_and_seeds,
+    varied,
+)
 
+# a telephone's window is as wide as it says it is
+VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #111 }
-table { border-collapse: collapse; margin: 1em 0; font-size: 14px }
-th, td { border: 1px solid #bbb; padding: .25em .6em }
-th { background: #eee; text-align: left }
-img { max-width: 100% }
-h2 { margin-top: 2em }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 92em; margin: 2em auto; padding: 0 1em; color: #111 }
+h2 { margin-top: 2em; break-after: avoid }
+p { max-width: 62em; overflow-wrap: anywhere }
+/* in a narrow window a wide table moves in its own box */
+.table { overflow-x: auto; margin: 1em 0 }
+table { border-collapse: collapse; font-size: 13px; line-height: 1.35 }
+th, td { border: 1px solid #bbb; padding: .3em .35em; text-align: left }
+th { background: #eee; vertical-align: bottom }
+td { min-width: 6.5em }
+tr { break-inside: avoid }
+.number { min-width: 0; font-variant-numeric: tabular-nums }
+img { display: block; max-width: 100%; break-inside: avoid }
+@page { size: landscape; margin: 12mm }
+@media print {
+  body { font-size: 8.5pt; max-width: none; margin: 0; padding: 0 }
+  h2 { margin-top: 1em }
+  table { font-size: 8pt; break-inside: avoid }
+  img { font-size: 7.5pt }
+  .table { overflow: visible }
+}
 """
 
 
@@ -32,6 +58,30 @@ def open_folder(out):
     except OSError as error:
         raise BadInput(f"--out {out}: cannot be written ({error.strerror}); give a folder that can") from None
     return folder
+
+
+def words(text):
+    """A cell's text as HTML, whose lines do not break at n = 3, 0.5 ± 0.1 or 50 %."""
+    return re.sub(r" (?=[=±%])|(?<=[=±]) ", "&nbsp;", html.escape(text))
+
+
+def cells(column):
+    """A column's cells as HTML. Of numbers, the decimal points are below each other, whatever stands behind them."""
+    wholes = [re.match(r"\d*(,\d{3})*", cell)[0] for cell in column]
+    if not any(wholes):
+        return [f"<td>{words(cell)}</td>" for cell in column]
+    widths = [len(whole) - whole.count(",") / 2 for whole in wholes]  # a comma is half as wide as a digit
+    indents = [f"text-indent: {max(widths) - width:g}ch" for width in widths]
+    given = zip(indents, column, strict=True)
+    return [f'<td class="number" style="{indent}">{words(cell)}</td>' for indent, cell in given]
+
+
+def html_table(headers, rows):
+    """A table as HTML, in a box of its own."""
+    top = "".join(f"<th>{html.escape(header)}</th>" for header in headers)
+    below = ["".join(row) for row in zip(*map(cells, zip(*rows, strict=True)), strict=True)]
+    lines = [f"<thead><tr>{top}</tr></thead>" if any(headers) else "", *(f"<tr>{row}</tr>" for row in below)]
+    return f'<div class="table"><table>{"".join(lines)}</table></div>'
 
 
 class Page:
@@ -49,7 +99,7 @@ class Page:
         markdown = f"# {title}\n\n{tabulate(rows, tablefmt='github', **given)}\n"
         (self.folder / f"{name}.md").write_text(markdown, encoding="utf-8")
         (self.folder / f"{name}.tex").write_text(tabulate(rows, tablefmt="latex_booktabs", **given), encoding="utf-8")
-        self._parts.append(f"<h2>{html.escape(title)}</h2>{tabulate(rows, tablefmt='html', **given)}")
+        self._parts.append(f"<h2>{html.escape(title)}</h2>{html_table(headers, rows)}")
 
     def figure(self, name, title, figure):
         """A figure as NAME.png and NAME.pdf and on the page."""
@@ -57,14 +107,16 @@ class Page:
         plots.save(figure, path)
         picture = base64.b64encode(path.with_suffix(".png").read_bytes()).decode()
         title = html.escape(title)
-        self._parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{picture}">')
+        # a figure's letters of 9 pt become as large as the page's
+        width = f"width: {8 * figure.get_figwidth():g}em"
+        self._parts.append(f'<h2>{title}</h2><img alt="{title}" style="{width}" src="data:image/png;base64,{picture}">')
 
     def write(self):
         """index.html; its path."""
         title = html.escape(self.title)
-        head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        head = f'<!doctype html><html lang="en"><meta charset="utf-8">{VIEWPORT}<title>{title}</title>'
         path = self.folder / "index.html"
-        path.write_text(f"{head}<h1>{title}</h1>\n" + "\n".join(self._parts), encoding="utf-8")
+        path.write_text(f"{head}<style>{STYLE}</style><h1>{title}</h1>\n" + "\n".join(self._parts), encoding="utf-8")
         return path
 
 
@@ -72,9 +124,8 @@ def write(folders, out, title="Parle: report of runs"):
     """The report on the runs in `folders`, in the folder `out`; the path of its page. Raises BadInput."""
     groups = read_groups(folders)
     page = Page(title, out)
-    seeds = ", ".join(sorted({str(r.settings.run.seed) for g in groups for r in g.records}, key=int))
     page.text(
-        f"{sum(len(g.records) for g in groups)} runs, seeds {seeds}. Errors are those of the reference, mean ± sample "
+        f"{runs_and_seeds(groups)}. Errors are those of the reference, mean ± sample "
         "standard deviation over seeds; minutes are wall-clock, validations included. The last training error is over "
         "all that was trained on, those before over some of it (run.statistics_batches)."
     )

@@ -33,6 +33,7 @@ def style(i):
 def curves(groups, title):
     """Validation and training error of the reference against passes and against wall-clock: means and deviations."""
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained", sharey="row", sharex="col")
+    figure.get_layout_engine().set(wspace=0.05)
     for row, (key, name) in enumerate((("val_error", "validation"), ("train_error", "training"))):
         for column, (x, label) in enumerate((("passes", "passes over what a replica sees"), ("seconds", "minutes"))):
             ax = axes[row, column]
@@ -47,10 +48,13 @@ def curves(groups, title):
             if not column:
                 ax.set_ylabel(f"{name} error (%)")
     seeds = {len(group.records) for group in groups}
-    count = f"{seeds.pop()} seeds" if len(seeds) == 1 and seeds != {1} else "mean over seeds"
-    figure.suptitle(f"{title}: error of the reference ({count}, band: standard deviation)", fontsize=10)
+    count = f"{max(seeds)} seeds" if len(seeds) == 1 else "mean over seeds"
+    what = "1 seed" if seeds == {1} else f"{count}, band: standard deviation"
+    figure.suptitle(f"{title}: error of the reference ({what})", fontsize=10)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(groups)), frameon=False)
+    # a line holds about 120 letters, of which a name's dash and the room around it take 9
+    columns = min(4, len(groups), max(1, 120 // (9 + max(map(len, labels)))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

@@ -23,6 +23,14 @@ def published(result):
     return f"{result.error:g}" + (f" ± {result.std:g}" if result.std is not None else "")
 
 
+def runs_and_seeds(groups):
+    """How many runs, and of which seeds, e.g. 3 runs, seeds 0, 1, 2."""
+    records = [record for group in groups for record in group.records]
+    seeds = sorted({record.settings.run.seed for record in records})
+    runs, which = ("run" + "s" * (len(records) > 1), "seed" + "s" * (len(seeds) > 1))
+    return f"{len(records)} {runs}, {which} {', '.join(map(str, seeds))}"
+
+
 def beside_the_paper(groups, reference, row):
     """Headers and rows of one of the paper's tables: the paper's row, and below it ours of the same kind.
 
@@ -32,7 +40,7 @@ def beside_the_paper(groups, reference, row):
     headers = [""] + [f"{ALGORITHM_NAMES[a]} {what}" for a in columns for what in ("error %", "min")]
     rows = []
     for key, (label, results) in reference.items():
-        mine = [group for group in groups if row(group) == key and group.finished]
+        mine = [group for group in groups if row(group) == key and group.finished and group.algorithm in columns]
         if not mine:
             continue
         given = [(published(results[a]), f"{results[a].minutes:g}") if a in results else ("", "") for a in columns]

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import replicas
-from helpers.mpi import ENVIRONMENT, mpirun, our_lines, passes
-from helpers.trainer import TRAIN, equal, events
+from helpers.mpi import ENVIRONMENT, of_rank, pass_in_turn, passes
+from helpers.trainer import TRAIN, equal, events, wrong
 
 from parle_hpc import ElasticSGD, EntropySGD, Parle
 from parle_hpc.algorithms.sgd import SGD
 from parle_hpc.checkpoints import files
-from parle_hpc.checkpoints.files import Stored, folder_of, read_manifest
+from parle_hpc.checkpoints.files import Stored, folder_of
 from parle_hpc.checkpoints.resume import at_rest, parts, random_state, set_random_state
 from parle_hpc.errors import SAVED
 
@@ -116,12 +116,67 @@ SMALL = ("--data.samples", 400, "--data.batch_size", 16, "--algorithm.L", 6, "--
 SMALL += ("--run.checkpoint_every", 4, "--run.validate_every", 3)
 
 
+pytestmark = pytest.mark.timeout(900)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, digits):
     """A run of 2 x 2 ranks that nobody disturbed, with a checkpoint of rounds 4, 8 and 12: its folder."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    passes(4, *TRAIN, *SMALL, "--data.path", digits, "--out", folder, "--run.keep", 9)
+    passes(4, *TRAIN, *SMALL, "--data.path", digits, "--out", folder, "--run.keep", 9, timeout=600)
     return folder
+
+
+@pytest.fixture(scope="module")
+def signalled(tmp_path_factory, digits):
+    """The folder of a run that got SIGUSR1 and does not begin its fourth round before; its end as status and lines."""
+    folder = tmp_path_factory.mktemp("signalled") / "run"
+    given = ["faulty.py", 0, 3, "listens", *SMALL, "--data.path", digits, "--out", folder]
+    command = ["mpirun", "-np", "4", "python", *of_rank(given)]
+    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stderr=subprocess.PIPE, text=True) as job:
+        while job.poll() is None and not (folder / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        job.send_signal(signal.SIGUSR1)
+        _, errors = job.communicate(timeout=600)
+    return folder, job.returncode, [line for line in errors.splitlines() if "parle_hpc: " in line]
+
+
+@pytest.fixture(scope="module")
+def gone_on(tmp_path_factory, digits, whole, signalled):
+    """What goes on, or is the same again, in one start of 2 x 2 ranks: by name a run's folder and what it printed.
+
+    `wrong` has what every rank is told of a run that cannot go on.
+    """
+    work = tmp_path_factory.mktemp("gone_on")
+    folders = {name: work / name for name in ("damaged", "longer", "at once", "copied", "new", "again", "empty")}
+    flip_a_bit(folder_of(copy_until(whole, 8, folders["damaged"]), 7) / "3.h5")
+    shutil.copytree(whole, folders["longer"])
+    copied = folder_of(copy_until(whole, 8, folders["copied"]), 7)
+    folders["empty"].mkdir()
+    folders |= {"signalled": signalled[0], "finished": signalled[0]}
+
+    given = (*SMALL, "--data.path", digits)
+    longer = [14 if value == 12 else value for value in given]
+    commands = {
+        "signalled": given,
+        "finished": given,
+        "damaged": given,
+        "longer": longer,
+        "at once": longer,
+        "new": (*given, "--resume", copied),
+        "again": ("--recipe", whole / "config.toml"),
+    }
+    refused = wrong(
+        2,
+        (*given, "--out", whole, "--data.batch_size", 20),
+        (*given, "--out", whole, "--model.dropout", 0.5),
+        (*given, "--out", work / "other", "--resume", work / "none"),
+        (*given, "--out", work / "other", "--resume", folders["empty"]),
+    )
+    trained = [(*TRAIN, *settings, "--out", folders[name]) for name, settings in commands.items()]
+    *printed, told = pass_in_turn(4, *trained, refused, timeout=600)
+    found = {name: (folders[name], text) for name, text in zip(commands, printed, strict=True)}
+    return {**found, "wrong": json.loads(told)}
 
 
 def copy_until(whole, round, folder):
@@ -134,66 +189,73 @@ def copy_until(whole, round, folder):
     return folder
 
 
-def test_on_a_signal_it_saves_and_the_same_command_goes_on(whole, digits, tmp_path):
-    folder = tmp_path / "run"
-    given = map(str, [*SMALL, "--data.path", digits, "--out", folder])
-    command = ["mpirun", "-np", "4", "python", *TRAIN, *given]
-    with subprocess.Popen(
-        command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as job:
-        while job.poll() is None and not (folder / "metrics.jsonl").exists():
-            time.sleep(0.01)
-        job.send_signal(signal.SIGUSR1)
-        _, errors = job.communicate(timeout=120)
-    assert job.returncode == SAVED, errors
-    lines = [line.partition("parle_hpc: ")[2] for line in errors.splitlines() if "parle_hpc: " in line]
-    assert len(lines) == 1
-    assert "on SIGUSR1; the same command goes on" in lines[0]
-    saved = int(lines[0].split("saved after round ")[1].split("/")[0])
-    assert saved < 12
-    # the checkpoint of every rank is there, however many rounds after the signal
-    assert read_manifest(folder_of(folder, saved - 1))["round"] == saved - 1
-    printed = passes(4, *TRAIN, *SMALL, "--data.path", digits, "--out", folder)
-    assert f"goes on after round {saved}/12" in printed
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.cluster
+def test_on_a_signal_it_saves_and_the_same_command_goes_on(whole, signalled, gone_on):
+    folder, status, lines = signalled
+    assert status == SAVED
+    (line,) = lines
+    assert "on SIGUSR1; the same command goes on" in line
+    saved = int(line.split("saved after round ")[1].split("/")[0])
+    assert saved <= 5
+    assert f"goes on after round {saved}/12" in gone_on["signalled"][1]
     assert equal(whole, folder)
     assert [e["round"] for e in events(folder, "round")] == list(range(12))
     assert [e["val_error"] for e in events(folder, "validate")] == [e["val_error"] for e in events(whole, "validate")]
     seconds = [json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert seconds == sorted(seconds)
     # a third time there is nothing to do
-    assert "holds a run that is finished: 12 rounds" in passes(
-        4, *TRAIN, *SMALL, "--data.path", digits, "--out", folder
-    )
+    assert "holds a run that is finished: 12 rounds" in gone_on["finished"][1]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(whole, digits, tmp_path):
-    folder = copy_until(whole, 8, tmp_path / "run")
+@pytest.mark.cluster
+def test_its_settings_make_the_same_run_again_bit_for_bit(whole, gone_on):
+    assert equal(whole, gone_on["again"][0])
+
+
+@pytest.mark.cluster
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(whole, gone_on):
+    folder, printed = gone_on["damaged"]
     damaged = folder_of(folder, 7) / "3.h5"
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
-    printed = passes(4, *TRAIN, *SMALL, "--data.path", digits, "--out", folder)
     assert f"skipped a damaged checkpoint: {damaged} is not what was written" in printed
     assert "goes on after round 4/12" in printed
     assert equal(whole, folder)
 
 
-def test_more_epochs_go_on_with_a_finished_run_and_other_data_do_not(whole, digits, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    longer = [14 if v == 12 else v for v in SMALL]
-    assert "goes on after round 12/14" in passes(4, *TRAIN, *longer, "--data.path", digits, "--out", folder)
-    passes(4, *TRAIN, *longer, "--data.path", digits, "--out", tmp_path / "at once")
-    assert equal(folder, tmp_path / "at once")
+@pytest.mark.cluster
+def test_more_epochs_go_on_with_a_finished_run(gone_on):
+    folder, printed = gone_on["longer"]
+    assert "goes on after round 12/14" in printed
+    assert equal(folder, gone_on["at once"][0])
     assert len(events(folder, "end")) == 1
-    for changed, now, before in (("--data.batch_size", "20", "16"), ("--model.dropout", "0.5", "0.25")):
-        result = mpirun(4, *TRAIN, *SMALL, "--data.path", digits, "--out", folder, changed, now)
-        assert result.returncode == 2
-        (line,) = our_lines(result)
-        assert f"{changed} {now}: the checkpoints in" in line
-        assert f"made with {before}" in line
 
 
+@pytest.mark.cluster
+def test_another_run_can_be_gone_on_with_in_a_new_folder(whole, gone_on):
+    folder, printed = gone_on["new"]
+    assert "goes on after round 8/12" in printed
+    assert equal(whole, folder)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("case", "words"), [
+    (0, ["--data.batch_size 20: the checkpoints in", "made with 16"]),
+    (1, ["--model.dropout 0.5: the checkpoints in", "made with 0.25"]),
+    (2, ["none: no such folder; give a run's folder, or auto or never"]),
+    (3, ["empty: holds no complete checkpoint"]),
+])  # fmt: skip
+def test_all_ranks_are_told_the_same_of_a_run_that_cannot_go_on(gone_on, case, words):
+    told = gone_on["wrong"][case]
+    assert told == told[:1] * 4
+    assert all(word in told[0] for word in words)
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize(("ranks", "replicas", "told"), [
     (2, 2, "goes on with 2 x 1 ranks after 2 x 2"),
     (1, 1, "goes on with 1 x 1 ranks after 2 x 2; only the first 1 replicas are kept"),
@@ -202,28 +264,10 @@ def test_more_epochs_go_on_with_a_finished_run_and_other_data_do_not(whole, digi
 def test_other_numbers_of_ranks_go_on_too(whole, digits, tmp_path, ranks, replicas, told):
     folder = copy_until(whole, 8, tmp_path / "run")
     options = ["--data.path", digits, "--out", folder, "--replicas", replicas]
-    assert told in passes(ranks, *TRAIN, *SMALL, *options)
+    assert told in passes(ranks, *TRAIN, *SMALL, *options, timeout=600, OMP_NUM_THREADS="1")
     assert [e["round"] for e in events(folder, "round")] == list(range(12))
     start = events(whole, "validate")[-2]["val_error"]
     assert events(folder, "validate")[-1]["val_error"] <= start + 3
-
-
-def test_another_run_can_be_gone_on_with_in_a_new_folder(whole, digits, tmp_path):
-    copied = folder_of(copy_until(whole, 8, tmp_path / "run"), 7)
-    printed = passes(4, *TRAIN, *SMALL, "--data.path", digits, "--out", tmp_path / "new", "--resume", copied)
-    assert "goes on after round 8/12" in printed
-    assert equal(whole, tmp_path / "new")
-    options = ["--data.path", digits, "--out", tmp_path / "other", "--resume", tmp_path / "none"]
-    result = mpirun(1, *TRAIN, *SMALL, *options)
-    assert result.returncode == 2
-    assert "none: no such folder; give a run's folder, or auto or never" in our_lines(result)[0]
-    (tmp_path / "none").mkdir()
-    result = mpirun(1, *TRAIN, *SMALL, *options)
-    assert result.returncode == 2
-    assert "none: holds no complete checkpoint" in our_lines(result)[0]
-    result = mpirun(1, *TRAIN, *SMALL, "--data.path", digits, "--out", tmp_path / "new", "--resume", "never")
-    assert result.returncode == 2
-    assert "holds a run already" in our_lines(result)[0]
 
 
 def test_a_signal_after_the_end_changes_nothing():

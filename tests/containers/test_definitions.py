@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import tomlkit
-from definition import DEFINITIONS, ROOT, copy_files, files, read
+from containers.definition import DEFINITIONS, ROOT, copy_files, files, read
 from helpers.mpi import ENVIRONMENT
 
 SCRIPTS = ("post", "environment", "runscript", "test")

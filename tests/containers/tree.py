@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from definition import ROOT, copy_files, read
+from containers.definition import ROOT, copy_files, read
 from helpers import slurm_cluster
 
 SUITES = {"debian:12": "bookworm"}

@@ -12,9 +12,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from fuzz_cases import KINDS
-from fuzz_files import EVIL
-from fuzz_server import Server
+from faults.fuzz_cases import KINDS
+from faults.fuzz_files import EVIL
+from faults.fuzz_server import Server
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 LIMIT = 30.0  # seconds

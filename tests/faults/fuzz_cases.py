@@ -4,9 +4,9 @@ wrong.
 
 from typing import NamedTuple
 
-import fuzz_files as files
 import tomlkit
-from fuzz_sources import damaged_source
+from faults import fuzz_files as files
+from faults.fuzz_sources import damaged_source
 from hypothesis import strategies as st
 
 from parle_hpc.settings import ALGORITHMS, option_names

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from fuzz_files import MALICE, Malice, damaged, data_set
+from faults.fuzz_files import MALICE, Malice, damaged, data_set
 from helpers import raw
 from helpers.idx import idx
 from hypothesis import strategies as st

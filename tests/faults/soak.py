@@ -39,7 +39,7 @@ KINDS = {
 }
 BLOWS = ("one rank", "all ranks", "launcher", "SIGUSR1")
 TIMED = {"seconds", "samples_per_second", "coupling_seconds", "coupling_wait_seconds", "coupling_bytes_sent"}
-PATIENCE = 120.0  # seconds in which a run must end
+PATIENCE = 300.0  # seconds in which a run must end
 
 
 def children(pid):
@@ -49,15 +49,20 @@ def children(pid):
         return []
 
 
+def program(kind, folder, data, ranks):
+    """What each rank runs of a trial."""
+    # of one replica where the ranks are three, so that a replica with three ranks is among the trials
+    replicas = () if kind in ("entropy_sgd", "sgd") else ("--replicas", "2" if ranks % 2 == 0 else "1")
+    given = ("--data.path", str(data), "--out", str(folder), *replicas)
+    return ("-m", "parle_hpc.train", *KINDS[kind], *TINY, *given)
+
+
 class Job:
     """One start of the training program on `ranks` ranks."""
 
     def __init__(self, kind, folder, data, ranks, log):
         self.folder = folder
-        # of one replica where the ranks are three, so that a replica with three ranks is among the trials
-        replicas = () if kind in ("entropy_sgd", "sgd") else ("--replicas", "2" if ranks % 2 == 0 else "1")
-        command = ["mpirun", "-np", str(ranks), sys.executable, "-m", "parle_hpc.train", *KINDS[kind], *TINY]
-        command += ["--data.path", str(data), "--out", str(folder), *replicas]
+        command = ["mpirun", "-np", str(ranks), sys.executable, *program(kind, folder, data, ranks)]
         environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, stdin=subprocess.DEVNULL)
         self.ranks = []

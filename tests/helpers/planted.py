@@ -29,7 +29,7 @@ def alone(*command, **environment):
     """One process without a launcher."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "SLURM"))}
     environment = {**outside, **ENVIRONMENT, **environment}
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=100, env=environment)
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=200, env=environment)
 
 
 def two_mpi_libraries(folder):
@@ -57,3 +57,24 @@ def on_core(core, *command):
     """A Python command, as arguments of a Python, that has one core to run on."""
     command = [sys.executable, *map(str, command)]
     return "-c", f"import os; os.sched_setaffinity(0, {{{core}}}); os.execv({command[0]!r}, {command!r})"
+
+
+def hurried(step, *arguments):
+    """The doctor, as arguments of a Python: the steps that begin so, which must hang, have a fortieth of their time."""
+    program = (
+        "from parle_hpc import doctor; supervised = doctor.supervised\n"
+        "def hurried(rank):\n"
+        "    step = supervised(rank)\n"
+        f"    return lambda what, bound, advice: step(what, bound / (40 if what.startswith({step!r}) else 1), advice)\n"
+        "doctor.supervised = hurried; doctor.main()"
+    )
+    return "-c", program, *map(str, arguments)
+
+
+def at_once(*arguments, before=""):
+    """The doctor, as arguments of a Python: with something wrong this rank does not wait for rank 0 to say so."""
+    program = (
+        f"{before}; import types; from parle_hpc import doctor\n"
+        "doctor.time = types.SimpleNamespace(sleep=lambda seconds: None); doctor.main()"
+    )
+    return "-c", program.removeprefix("; "), *map(str, arguments)

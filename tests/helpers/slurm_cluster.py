@@ -20,7 +20,7 @@ from helpers import namespaces
 from helpers.namespaces import Cluster
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun")
-START, POLL = 30, 0.2  # seconds
+START, POLL = 90, 0.2  # seconds
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "NODE_FAIL", "TIMEOUT", "BOOT_FAIL", "OUT_OF_MEMORY")
 
 # cred_expire is also how long a requeued job waits. TmpFS is where PMIx works, which must not be one folder for two
@@ -48,7 +48,7 @@ SchedulerParameters=sched_interval=1
 MailProg=/bin/true
 MpiDefault=none
 ReturnToService=2
-MessageTimeout=5
+MessageTimeout=30
 SlurmdTimeout=10
 KillWait=5
 NodeName=host[1-{count}] CPUs=64
@@ -126,6 +126,8 @@ class SlurmCluster(Cluster):
         """Of a command on the login host, and so of the jobs that it starts."""
         # PMIx has no security of its own here, and says so unless it is told to; of gds slurm/common.sh tells
         mine = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PMIX_MCA_psec": "native", "PMIX_MCA_gds": "hash"}
+        # there are fewer cores than the hosts claim
+        mine["OMPI_MCA_mpi_yield_when_idle"] = "1"
         return super().environment(**mine, **more)
 
     def command(self, *command, check=True, timeout=60, cwd="/", **environment):
@@ -152,7 +154,7 @@ class SlurmCluster(Cluster):
         shown = self.command("scontrol", "--oneliner", "show", "job", job).stdout
         return dict(part.split("=", 1) for part in shown.split() if "=" in part)
 
-    def wait(self, job, states=ENDED, timeout=120):
+    def wait(self, job, states=ENDED, timeout=200):
         """Wait until a job is in one of the states; what scontrol knows of it then."""
         self.until(lambda: self.job(job)["JobState"] in states, f"job {job} {' or '.join(states)}", timeout)
         return self.job(job)

@@ -7,6 +7,11 @@ import torch
 TRAIN = ("-m", "parle_hpc.train")
 
 
+def wrong(replicas, *settings):
+    """The program that prints what every rank is told of each of these settings."""
+    return ("wrong.py", replicas, json.dumps([list(map(str, given)) for given in settings]))
+
+
 def events(folder, name):
     """The events of that name in a run's metrics, in their order."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()

@@ -2,36 +2,19 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
-from helpers.mpi import module, passes
+from helpers.mpi import module, pass_in_turn
+from helpers.records import write_run
+from helpers.trainer import TRAIN
 
+from parle_hpc import analysis
 from parle_hpc.errors import BadInput
-from parle_hpc.paper import numbers, pages, tables
+from parle_hpc.paper import numbers, pages, plots, tables
 from parle_hpc.paper.records import read_groups
-from parle_hpc.settings import load, write
-
-
-def write_run(folder, errors, *arguments, seed=0, finished=True):
-    """A run's folder with validations of the given errors at steps 25, 50, ..., 2 s a round."""
-    folder.mkdir(parents=True)
-    settings = load([*arguments, "--run.seed", str(seed)])
-    settings.replicas = settings.replicas or 1
-    write(settings, folder / "config.toml")
-    samples = 25 * settings.data.batch_size * settings.replicas
-    events = [{"event": "start", "seconds": 0, "round": 0, "step": 0, "passes": 0, "ranks": 3}]
-    for t, error in enumerate(errors):
-        common = {"seconds": 2.0 * (t + 1), "round": t, "step": 25 * (t + 1), "passes": 25 * (t + 1) / 100}
-        took = {"coupling_seconds": 0.01, "coupling_wait_seconds": 0.005, "samples_per_second": samples / 1.01}
-        events.append({"event": "round", **common, **took})
-        events.append({"event": "validate", **common, "val_error": error, "train_error": error / 2})
-    events[-1]["replica_error"] = [errors[-1] + 0.1, errors[-1] + 0.3]
-    if finished:
-        events.append({**common, "event": "end"})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    return folder
-
+from parle_hpc.paper.study import study
 
 START = '{"event": "start", "seconds": 0, "round": 0, "step": 0, "passes": 0}\n'
 
@@ -76,7 +59,7 @@ def test_groups_that_would_have_one_name_say_what_differs(tmp_path):
 
 def test_the_page_holds_table_and_curves_and_needs_no_network(runs, tmp_path):
     path = pages.write(runs, tmp_path / "out")
-    page = path.read_text()
+    page = path.read_text().replace("&nbsp;", " ")
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "http" not in page
     assert page.count("data:image/png;base64,") == 1
@@ -104,6 +87,29 @@ def test_the_page_holds_table_and_curves_and_needs_no_network(runs, tmp_path):
     assert latex.count(r"\\") == 4
 
 
+def test_the_page_says_how_many_runs_and_which_seeds(runs):
+    said = [tables.runs_and_seeds(read_groups(folders)) for folders in (runs[:1], runs[:3], [runs[0], runs[3]])]
+    assert said == ["1 run, seed 0", "3 runs, seeds 0, 1, 2", "2 runs, seed 0"]
+
+
+def test_numbers_on_the_page_have_their_decimal_points_below_each_other():
+    column = ["3.60 ± 0.10", "10.96 ± 0.17", "", "see all runs", "1,000"]
+    indents = [float(re.search(r"text-indent: ([\d.]+)ch", cell)[1]) for cell in pages.cells(column)]
+    assert indents == [3.5, 2.5, 4.5, 4.5, 0]
+    assert pages.cells(["Parle, n = 3"]) == ["<td>Parle, n&nbsp;=&nbsp;3</td>"]
+
+
+def test_a_figures_legend_lies_within_it(runs):
+    groups = read_groups(runs)
+    for group in groups:
+        group.label = "Parle, n = 3, gamma0 = 1000.0, rho0 = 10.0"
+    figure = plots.curves(groups * 2, "LeNet on MNIST")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    frame = legend.get_window_extent()
+    assert figure.bbox.x0 <= frame.x0 < frame.x1 <= figure.bbox.x1
+
+
 def test_table_2_sets_each_part_of_the_data_beside_the_papers(tmp_path):
     small = ["--model.name", "lenet"]
     folders = [
@@ -112,6 +118,8 @@ def test_table_2_sets_each_part_of_the_data_beside_the_papers(tmp_path):
             ("allcnn_cifar10", "sgd", 30),
             ("allcnn_cifar10_split3", "sgd", 35),
             ("allcnn_cifar10_split3", "parle", 33),
+            # for which that table has no column
+            ("allcnn_cifar10_split6", "entropy_sgd", 32),
         )
     ]
     headers, rows = tables.beside_the_paper(read_groups(folders), numbers.TABLE_2, tables.row_of_table_2)
@@ -187,16 +195,17 @@ def test_a_mistake_on_the_command_line_gets_one_line(tmp_path):
         assert str(tmp_path / "no") in result.stderr
 
 
-def test_section_1_2_from_real_runs(digits, tmp_path):
+@pytest.mark.cluster
+def test_section_1_2_from_real_runs(digits, tmp_path, monkeypatch, capsys):
     folders = [tmp_path / f"seed{seed}" for seed in range(2)]
-    for seed, folder in enumerate(folders):
-        given = ["--data.path", digits, "--out", folder, "--run.seed", seed, "--run.save_replicas", "true"]
-        passes(2, "-m", "parle_hpc.train", *given, "--schedule.max_rounds", 2)
+    short = ["--data.path", digits, "--schedule.max_rounds", 2, "--algorithm.L", 10, "--run.save_replicas", "true"]
+    pass_in_turn(2, *((*TRAIN, *short, "--out", folder, "--run.seed", i) for i, folder in enumerate(folders)))
+    for folder in folders:
         assert {p.name for p in (folder / "replicas").iterdir()} == {"0.pt", "1.pt"}
     given = [*folders, "--replicas", folders[0], "--out", tmp_path / "out"]
-    result = module("parle_hpc.analysis", *given)
-    assert result.returncode == 0, result.stderr
-    told = dict(re.split(r"\s{2,}", line) for line in result.stdout.splitlines()[:-1])
+    monkeypatch.setattr(sys, "argv", ["analysis", *map(str, given)])
+    analysis.main()
+    told = dict(re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()[:-1])
     percent = {name: float(value.split()[0]) for name, value in told.items()}
     # two networks are far apart, two replicas are not
     assert percent["independent: overlap, mean over layers"] < percent["independent: overlap after alignment"]
@@ -204,11 +213,10 @@ def test_section_1_2_from_real_runs(digits, tmp_path):
     assert percent["independent: average of the weights"] > percent["replicas of Parle: average of the weights"]
     files = {p.name for p in (tmp_path / "out").iterdir()}
     assert files == {"figure1.png", "figure1.pdf", "index.html", "section12.md", "section12.tex"}
+    with pytest.raises(BadInput, match="two runs or more"):
+        study([folders[0], folders[0]])
     weights = folders[1] / "reference.pt"
     weights.write_bytes(weights.read_bytes()[:1000])
-    result = module("parle_hpc.analysis", *folders)
+    result = module("parle_hpc.analysis", *folders, "--out", tmp_path / "out")
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert f"{weights} is damaged" in result.stderr
-    result = module("parle_hpc.analysis", folders[0], folders[0])
-    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert "two runs or more" in result.stderr

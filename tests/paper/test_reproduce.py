@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ import pytest
 from helpers import raw
 from helpers.mpi import module
 
+from parle_hpc import reproduce as program
 from parle_hpc.paper import campaign
 from parle_hpc.paper.experiments import EXPERIMENTS, SAMPLES, SIZES, Spec
 from parle_hpc.settings import ROUNDS, load
@@ -87,59 +89,82 @@ def test_it_says_what_runs_in_parallel_as_remark_4_asks():
         assert specs["lenet_mnist-parle-n6-seed0"].ranks == 6
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A folder with a file that has MNIST's size, of 500 images over and over."""
-    folder = tmp_path_factory.mktemp("data")
-    pixels, labels = raw.images(500, 0, 1, 28), np.arange(500) % 10
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A folder with an MNIST of 300 images, which stands for the whole."""
+    monkeypatch.setitem(SAMPLES, "mnist", 300)
+    folder = tmp_path / "data"
+    folder.mkdir()
     with h5py.File(folder / "mnist.h5", "w") as file:
         file.attrs.update(name="mnist", classes=10)
-        for part, times in (("train", 120), ("test", 1)):
-            file[f"{part}/images"] = np.tile(pixels, (times, 1, 1, 1))
-            file[f"{part}/labels"] = np.tile(labels, times)
+        for part in ("train", "test"):
+            file[f"{part}/images"] = raw.images(300, 0, 1, 28)
+            file[f"{part}/labels"] = np.arange(300) % 10
     return folder
 
 
-def test_from_data_to_page_and_on_after_an_interruption(data, tmp_path):
-    given = ["parle_hpc.reproduce", "table1", "--size", "laptop", "--rounds", 1, "--seeds", 1, "--only=-sgd"]
+@pytest.fixture
+def reproduce(monkeypatch, capfd):
+    """A function that runs the command in this process: its status, and what it and the runs wrote."""
+
+    def left(message, status):
+        print(message, file=sys.stderr)
+        raise SystemExit(status)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, arguments)])
+        status = 0
+        try:
+            program.main()
+        except SystemExit as end:
+            status = end.code
+        return status, *capfd.readouterr()
+
+    # it ends the process
+    monkeypatch.setattr(program, "leave", left)
+    return call
+
+
+@pytest.mark.cluster
+def test_from_data_to_page_and_on_after_an_interruption(data, tmp_path, reproduce, monkeypatch):
+    given = ["table1", "--size", "laptop", "--rounds", 1, "--seeds", 1, "--only=-sgd"]
     given += ["--data", data, "--runs", tmp_path / "runs", "--out", tmp_path / "page"]
-    result = module(*given)
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    status, printed, said = reproduce(*given)
+    assert status == 0, said
+    lines = printed.splitlines()
     assert lines[0].split()[:2] == ["run", "ranks"]
     assert sum(line.endswith("to do") for line in lines) == 1
     assert "1 of 1 runs to do, 25 mini-batches of all replicas" in lines
+    assert "2 ranks" in printed
     # of the four data sets one is there
     for missing in ("cifar10.h5", "cifar100.h5", "svhn.h5"):
-        assert f"left out: what needs {data / missing}" in result.stderr
+        assert f"left out: what needs {data / missing}" in said
     page = (tmp_path / "page" / "index.html").read_text()
     assert "here: LeNet on MNIST" in page
     assert page.count("data:image/png") == 1
     # a finished run is left alone
     folder = tmp_path / "runs" / "laptop-1" / "lenet_mnist-sgd-seed0"
     before = (folder / "reference.pt").stat().st_mtime_ns
-    assert module(*given).returncode == 0
+    assert reproduce(*given)[0] == 0
     assert (folder / "reference.pt").stat().st_mtime_ns == before
     # an interrupted one goes on from its last checkpoint
     (folder / "reference.pt").unlink()
-    result = module(*given)
-    assert result.returncode == 0, result.stderr
+    status, printed, said = reproduce(*given)
+    assert status == 0, said
     assert (folder / "reference.pt").exists()
-    assert "goes on after round 1/1" in result.stdout
+    assert "goes on after round 1/1" in printed
     # a folder that holds another run is not taken for this one
     settings = folder / "config.toml"
     settings.write_text(settings.read_text().replace("dropout = 0.25", "dropout = 0.5"))
-    result = module(*given)
-    assert result.returncode == 2
-    assert "holds a run with other settings" in result.stderr
+    status, _, said = reproduce(*given)
+    assert status == 2
+    assert "holds a run with other settings" in said
     # a run that fails ends it, and is named
     shutil.rmtree(folder)
-    (data / "mnist.h5").rename(data / "whole.h5")
-    (data / "mnist.h5").write_bytes((data / "whole.h5").read_bytes()[:1000])
-    result = module(*given)
-    (data / "whole.h5").replace(data / "mnist.h5")
-    assert result.returncode == 2
-    assert "lenet_mnist-sgd-seed0 ended with status 2" in result.stderr
+    monkeypatch.setattr(campaign, "launcher", lambda *_: ["sh", "-c", "exit 2"])
+    status, _, said = reproduce(*given)
+    assert status == 2
+    assert "lenet_mnist-sgd-seed0 ended with status 2" in said
 
 
 def test_without_data_or_with_a_mistake_it_says_so(tmp_path):

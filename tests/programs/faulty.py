@@ -1,5 +1,11 @@
-"""The training program with a fault in it. faulty.py RANK ROUND sleeps|drifts|nan SETTINGS..."""
+"""The training program with a fault in one rank. faulty.py RANK ROUND sleeps|stops|drifts|nan|listens SETTINGS...
 
+listens: the round begins once a signal has come. A checkpoint under way is written before the next round, so that it is
+certain which one is complete at the fault.
+"""
+
+import os
+import signal
 import sys
 import time
 
@@ -12,16 +18,26 @@ rank, at, kind = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 original = loop.one_round
 
 
+def until(true):
+    while not true():
+        time.sleep(0.002)
+
+
 def faulty(parts, round):
-    mine = parts.topology.world.Get_rank() == rank
-    if round == at and mine and kind == "sleeps":
+    until(lambda: not parts.saving.under_way or parts.saving._saver.written)
+    if round != at or parts.topology.world.Get_rank() != rank:
+        return original(parts, round)
+    if kind == "sleeps":
         time.sleep(10_000)
+    if kind == "stops":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if kind == "listens":
+        until(lambda: parts.preemption.asked)
     losses = original(parts, round)
-    if round == at and mine and kind == "drifts":
-        with torch.no_grad():
+    with torch.no_grad():
+        if kind == "drifts":
             parts.params[0].view(-1)[0].add_(1e-6)
-    if round == at and mine and kind == "nan":
-        with torch.no_grad():
+        if kind == "nan":
             parts.params[0].fill_(torch.nan)
     return losses
 

@@ -42,11 +42,13 @@ models.build = build
 settings = load(["--out", out, *arguments])
 topology = Topology.split(replicas=1)
 job = set_up(settings, topology, Preemption())
+models.build = original
+if settings.algorithm.name in ("sgd", "elastic_sgd"):
+    job.optimizer.round_length = 20
 job.model.train()
 while job.tally.step < 20:
-    if settings.algorithm.name in ("sgd", "elastic_sgd"):
-        type(job.optimizer).round_length = 20
     loop.one_round(job, 0)
+job.watchdog.close()
 assert job.tally.step == 20
 if topology.world.Get_rank() == 0:
     np.save(f"{out}.npy", torch.cat([p.detach().flatten() for p in job.params]).numpy())

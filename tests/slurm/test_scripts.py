@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.mpi import ENVIRONMENT
 
-from parle_hpc.settings import default_replicas, load, recipe_names
+from parle_hpc.recipes import recipe_names
+from parle_hpc.settings import default_replicas, load
 
 SLURM = Path(__file__).resolve().parent.parent.parent / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sbatch"))

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import tomlkit
 import torch
+from helpers import raw
+from helpers.mpi import PROGRAMS
 from helpers.slurm_cluster import SlurmCluster, needs_slurm
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -21,10 +24,10 @@ SETTINGS = {
     "SBATCH_GPUS_PER_NODE": "0",
 }
 TWO_BY_TWO = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
+TWO_HOSTS = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
 ONE_TASK = ("--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=1")
-LONG = ("--schedule.max_rounds", 10, "--algorithm.L", 10, "--run.validate_every", 100)
 
-pytestmark = needs_slurm
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), needs_slurm]
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +36,26 @@ def cluster():
         yield cluster
 
 
-def submit(cluster, folder, recipe, *settings, options=TWO_BY_TWO, **environment):
+def submit(cluster, folder, recipe, *settings, options=TWO_HOSTS, **environment):
     """The number of a queued job that runs in `folder`."""
     script = ROOT / "slurm" / f"{recipe}.sbatch"
     return cluster.sbatch(*options, script, *settings, cwd=folder, **{**SETTINGS, **environment})
+
+
+# `python -m parle_hpc.train SETTINGS...`, and at a job's first start the same with a fault in rank 0's fifth round
+AT_FAULT = """#!/bin/sh
+[ "$SLURM_RESTART_COUNT" ] || {{ shift 2; set -- {program} 0 4 {kind} "$@"; }}
+exec {python} "$@"
+"""
+
+
+def at_fault(folder, kind):
+    """Settings of a job that, until something comes from outside, neither ends nor goes on; kinds: see faulty.py."""
+    python = folder / "at_fault" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(AT_FAULT.format(program=PROGRAMS / "faulty.py", kind=kind, python=sys.executable))
+    python.chmod(0o755)
+    return {"PARLE_HPC_VENV": str(folder / "at_fault")}
 
 
 def output(folder):
@@ -69,13 +88,13 @@ def events(folder):
 
 
 def wait_for_event(cluster, folder, job, name):
-    """Wait until a job, in the middle of its training, has written an event."""
+    """Wait until a job, which does not end before that, has written an event."""
 
     def came():
         assert cluster.job(job)["JobState"] in ("PENDING", "RUNNING"), output(folder)
         return name in events(folder)
 
-    cluster.until(came, f"the first {name}", 120)
+    cluster.until(came, f"the first {name}", 200)
 
 
 def reference(run):
@@ -87,16 +106,22 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster, tmp_path_factory):
-    """The folder of a job that ran to its end on 2 hosts of 2 tasks."""
+def eight(digits):
+    """Settings of eight short rounds."""
+    return "--data.path", digits, "--schedule.max_rounds", 8, "--algorithm.L", 4, "--run.validate_every", 100
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, eight, tmp_path_factory):
+    """The folder of a job that ran to its end on 2 hosts."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    completed(cluster, folder, submit(cluster, folder, "lenet_digits", *LONG))
+    completed(cluster, folder, submit(cluster, folder, "lenet_digits", *eight))
     return folder
 
 
 def test_a_job_runs_to_its_end(undisturbed):
     printed = output(undisturbed)
-    assert "2 replicas x 2 ranks" in printed
+    assert "2 replicas x 1 rank" in printed
     assert "validation error of the reference" in printed
     assert not our_lines(undisturbed)
     assert reference(the_run(undisturbed))
@@ -104,16 +129,22 @@ def test_a_job_runs_to_its_end(undisturbed):
 
 def test_the_doctor_in_the_jobs_own_shape(cluster, tmp_path):
     completed(cluster, tmp_path, submit(cluster, tmp_path, "lenet_digits", PARLE_HPC_DOCTOR="1"))
-    assert "All is well: 4 ranks can train here." in output(tmp_path)
+    assert "All is well: 2 ranks can train here." in output(tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_wide_network_on_staged_data(cluster, cifar10, tmp_path):
-    small = ["--model.depth", 10, "--model.widen", 1, "--data.batch_size", 16, "--algorithm.L", 3]
-    small += ["--schedule.max_rounds", 2, "--run.validate_every", 1]
-    job = submit(cluster, tmp_path, "wrn_cifar10", *small, PARLE_HPC_DATA=str(cifar10.parent))
+def test_the_wide_network_on_staged_data(cluster, tmp_path):
+    with h5py.File(tmp_path / "cifar10.h5", "w") as file:
+        file.attrs.update(name="cifar10", classes=10)
+        for part in ("train", "test"):
+            file[f"{part}/images"] = raw.images(100, 0)
+            file[f"{part}/labels"] = np.arange(100) % 10
+    small = ["--model.depth", 10, "--model.widen", 1, "--data.batch_size", 16, "--algorithm.L", 2]
+    small += ["--schedule.max_rounds", 1, "--run.validate_every", 1, "--data.preprocessing", "none"]
+    job = submit(cluster, tmp_path, "wrn_cifar10", *small, options=TWO_BY_TWO, PARLE_HPC_DATA=str(tmp_path))
     completed(cluster, tmp_path, job)
-    assert "round 2/2" in output(tmp_path)
+    assert "2 replicas x 2 ranks" in output(tmp_path)
+    assert "round 1/1" in output(tmp_path)
     run = the_run(tmp_path)
     assert reference(run)
     # of the copies, one on each host, none is left
@@ -123,8 +154,8 @@ def test_the_wide_network_on_staged_data(cluster, cifar10, tmp_path):
 
 
 def test_an_array_trains_a_run_for_each_seed(cluster, tmp_path):
-    options = (*ONE_TASK, "--ntasks-per-node=2", "--array=1-2")
-    job = submit(cluster, tmp_path, "lenet_digits", "--schedule.max_rounds", 1, options=options)
+    options, short = (*ONE_TASK, "--array=1-2"), ("--schedule.max_rounds", 1, "--algorithm.L", 4)
+    job = submit(cluster, tmp_path, "lenet_digits", *short, options=options)
     for task in (1, 2):
         completed(cluster, tmp_path, f"{job}_{task}")
     runs = sorted((tmp_path / "runs").iterdir())
@@ -133,8 +164,8 @@ def test_an_array_trains_a_run_for_each_seed(cluster, tmp_path):
     assert not same(*map(reference, runs))
 
 
-def test_a_signalled_job_saves_starts_again_and_ends_the_same(cluster, undisturbed, tmp_path):
-    job = submit(cluster, tmp_path, "lenet_digits", *LONG)
+def test_a_signalled_job_saves_starts_again_and_ends_the_same(cluster, eight, undisturbed, tmp_path):
+    job = submit(cluster, tmp_path, "lenet_digits", *eight, **at_fault(tmp_path, "listens"))
     wait_for_event(cluster, tmp_path, job, "round")
     # what --signal does when the time is nearly over
     cluster.command("scancel", "--signal=USR1", job)
@@ -145,8 +176,9 @@ def test_a_signalled_job_saves_starts_again_and_ends_the_same(cluster, undisturb
     assert same(reference(the_run(tmp_path)), reference(the_run(undisturbed)))
 
 
-def test_a_job_starts_again_only_so_often(cluster, tmp_path):
-    job = submit(cluster, tmp_path, "lenet_digits", *LONG, options=ONE_TASK, PARLE_HPC_RESTARTS="0")
+def test_a_job_starts_again_only_so_often(cluster, eight, tmp_path):
+    waits = at_fault(tmp_path, "listens")
+    job = submit(cluster, tmp_path, "lenet_digits", *eight, options=ONE_TASK, PARLE_HPC_RESTARTS="0", **waits)
     wait_for_event(cluster, tmp_path, job, "round")
     cluster.command("scancel", "--signal=USR1", job)
     ended = cluster.wait(job)
@@ -154,49 +186,60 @@ def test_a_job_starts_again_only_so_often(cluster, tmp_path):
     assert "saved, but started again 0 times already" in output(tmp_path)
 
 
-def test_a_cancelled_job_leaves_no_process(cluster, tmp_path):
-    job = submit(cluster, tmp_path, "lenet_digits", *LONG)
+def test_a_cancelled_job_leaves_no_process(cluster, eight, tmp_path):
+    job = submit(cluster, tmp_path, "lenet_digits", *eight, **at_fault(tmp_path, "sleeps"))
     wait_for_event(cluster, tmp_path, job, "round")
     assert cluster.processes()
     cluster.command("scancel", job)
     assert cluster.wait(job)["JobState"] == "CANCELLED"
-    cluster.until(lambda: not cluster.processes(), "the end of every process", 20)
+    cluster.until(lambda: not cluster.processes(), "the end of every process", 60)
     assert cluster.job(job)["Restarts"] == "0"
 
 
 def test_the_wrong_mpi_gets_one_line(cluster, tmp_path):
     job = submit(cluster, tmp_path, "lenet_digits", PARLE_HPC_MPI="none")
-    assert cluster.wait(job, timeout=60)["JobState"] == "FAILED"
+    assert cluster.wait(job)["JobState"] == "FAILED"
     (line,) = our_lines(tmp_path)
-    assert "Slurm started 4 ranks without PMIx, which Open MPI" in line
+    assert "Slurm started 2 ranks without PMIx, which Open MPI" in line
     assert "start with srun --mpi=pmix" in line
 
 
 MODULE = "BASH_FUNC_module%%"
 
 
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        ({"PARLE_HPC_DATA": "/nowhere"}, "no data file /nowhere/mnist.h5; on a login node: python -m parle_hpc.data"),
-        ({"PARLE_HPC_ROOT": "/nowhere"}, "no slurm/common.sh in /nowhere"),
-        ({"PARLE_HPC_RUN": "docker"}, "PARLE_HPC_RUN=docker: must be environment, modules or container"),
-        ({"PARLE_HPC_VENV": "/nowhere"}, "no environment /nowhere"),
-        ({"PARLE_HPC_LOCAL": "/nowhere"}, "no /nowhere/parle_hpc-"),
-        ({"PARLE_HPC_LOCAL": ""}, "data/mnist.h5"),
-        ({"PARLE_HPC_RUN": "container"}, "no image "),
-        ({"PARLE_HPC_RUN": "modules"}, "PARLE_HPC_MODULES is empty"),
-        ({"PARLE_HPC_RUN": "modules", "PARLE_HPC_MODULES": "gcc"}, "no module command on host"),
-        ({"PARLE_HPC_RUN": "modules", "PARLE_HPC_MODULES": "gcc", MODULE: "() {  false; }"}, "module load gcc failed"),
-    ],
-)
-def test_what_is_missing_is_said_in_one_line(cluster, tmp_path, environment, words):
-    (tmp_path / "data").mkdir()
-    h5py.File(tmp_path / "data" / "mnist.h5", "w").close()
-    ended = cluster.wait(submit(cluster, tmp_path, "lenet_mnist", options=ONE_TASK, **environment))
-    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "2:0"), output(tmp_path)
-    (line,) = our_lines(tmp_path)
-    assert words in line
+MISSING = [
+    ({"PARLE_HPC_DATA": "/nowhere"}, "no data file /nowhere/mnist.h5; on a login node: python -m parle_hpc.data"),
+    ({"PARLE_HPC_ROOT": "/nowhere"}, "no slurm/common.sh in /nowhere"),
+    ({"PARLE_HPC_RUN": "docker"}, "PARLE_HPC_RUN=docker: must be environment, modules or container"),
+    ({"PARLE_HPC_VENV": "/nowhere"}, "no environment /nowhere"),
+    ({"PARLE_HPC_LOCAL": "/nowhere"}, "no /nowhere/parle_hpc-"),
+    ({"PARLE_HPC_LOCAL": ""}, "data/mnist.h5"),
+    ({"PARLE_HPC_RUN": "container"}, "no image "),
+    ({"PARLE_HPC_RUN": "modules"}, "PARLE_HPC_MODULES is empty"),
+    ({"PARLE_HPC_RUN": "modules", "PARLE_HPC_MODULES": "gcc"}, "no module command on host"),
+    ({"PARLE_HPC_RUN": "modules", "PARLE_HPC_MODULES": "gcc", MODULE: "() {  false; }"}, "module load gcc failed"),
+]
+
+
+@pytest.fixture(scope="module")
+def lacking(cluster, tmp_path_factory):
+    """For each of MISSING a queued job and its folder."""
+    queued = []
+    for i, (environment, _) in enumerate(MISSING):
+        folder = tmp_path_factory.mktemp(f"lacking{i}")
+        (folder / "data").mkdir()
+        h5py.File(folder / "data" / "mnist.h5", "w").close()
+        queued.append((submit(cluster, folder, "lenet_mnist", options=ONE_TASK, **environment), folder))
+    return queued
+
+
+@pytest.mark.parametrize("number", range(len(MISSING)), ids=[words for _, words in MISSING])
+def test_what_is_missing_is_said_in_one_line(cluster, lacking, number):
+    job, folder = lacking[number]
+    ended = cluster.wait(job)
+    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "2:0"), output(folder)
+    (line,) = our_lines(folder)
+    assert MISSING[number][1] in line
 
 
 def test_modules_are_loaded_below_the_environment(cluster, tmp_path):
@@ -215,10 +258,10 @@ def test_slurm_takes_every_script(cluster, tmp_path, recipe):
     assert re.search(r"Job \d+ to start at", tested.stderr)
 
 
-def test_a_job_goes_on_without_a_host_that_died(cluster, undisturbed, tmp_path):
+def test_a_job_goes_on_without_a_host_that_died(cluster, eight, undisturbed, tmp_path):
     """The last test, which leaves two hosts."""
     often = ("--run.checkpoint_every", 1)
-    job = submit(cluster, tmp_path, "lenet_digits", *LONG, *often)
+    job = submit(cluster, tmp_path, "lenet_digits", *eight, *often, **at_fault(tmp_path, "sleeps"))
     wait_for_event(cluster, tmp_path, job, "checkpoint")
     assert cluster.job(job)["NodeList"] == "host[1-2]"
     cluster.lose(1)

@@ -1,0 +1,27 @@
+"""What every rank is told of wrong settings, of many in one start. wrong.py REPLICAS '[["--data.path", "no"], ...]'"""
+
+import json
+import sys
+
+from parle_hpc import Topology
+from parle_hpc.cluster.signals import Preemption
+from parle_hpc.errors import BadInput
+from parle_hpc.settings import load, settle
+from parle_hpc.training.setup import set_up
+
+topology, preemption = Topology.split(replicas=int(sys.argv[1])), Preemption()
+
+
+def told(given):
+    """The line; None where nothing is wrong."""
+    try:
+        settings = load(given)
+        settle(settings, topology.world.Get_size())
+        set_up(settings, topology, preemption)
+    except BadInput as error:
+        return str(error)
+
+
+lines = [topology.world.gather(told(given)) for given in json.loads(sys.argv[2])]
+if topology.world.Get_rank() == 0:
+    print(json.dumps(lines))
