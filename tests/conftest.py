@@ -4,6 +4,9 @@ from helpers import raw
 
 from parle_hpc.data.prepare import prepare
 
+# of the session's fixtures too, whose neighbours are another worker's
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):

@@ -37,6 +37,7 @@ td { min-width: 6.5em }
 tr { break-inside: avoid }
 .number { min-width: 0; font-variant-numeric: tabular-nums }
 img { display: block; max-width: 100%; break-inside: avoid }
+@media (max-width: 1200px) { table { font-size: 12px } }
 @page { size: landscape; margin: 12mm }
 @media print {
   body { font-size: 8.5pt; max-width: none; margin: 0; padding: 0 }
