@@ -2,6 +2,7 @@
 
 import torch
 
+from ..cluster.waiting import waits
 from ..equations import eq_8d
 from .reference import MPIReference
 
@@ -22,7 +23,9 @@ class CompressedReference(MPIReference):
 
     def __init__(self, comm, like):
         # two collectives follow one another, the second when the first has ended: nobody else's may come between
-        super().__init__(comm.Dup(), like)
+        with waits():
+            own = comm.Dup()
+        super().__init__(own, like)
         part = -(-like.numel() // self.n)
         self.h, self.e = torch.zeros_like(like), like.new_zeros(part)
         self._q = like.new_zeros(self.n * part, dtype=torch.bfloat16)

@@ -15,7 +15,10 @@ DATA_NAMES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifa
 # settings that do not make one run's result another kind of result
 INCIDENTAL = {
     "data": {"path"},
-    "run": {"seed", "save_replicas", "validate_every", "device"},
+    "run": {
+        *("seed", "save_replicas", "validate_every", "device", "trace"),
+        *("checkpoint_every", "checkpoint_minutes", "keep", "check_every", "patience", "grace"),
+    },
     "recipe": True,
     "out": True,
 }

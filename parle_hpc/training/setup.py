@@ -94,8 +94,7 @@ def set_up(settings, topology, preemption):
     t, rank = topology, topology.world.Get_rank()
     preemption.grace = settings.run.grace
     watchdog = Watchdog(rank, settings.run.patience)
-    made = t.together(folder.open_output, settings) if rank == 0 else t.together(lambda: None)
-    out = from_first(t.world, made)
+    out = by_first(t, folder.open_output, settings)
     stored, news = folder.find_checkpoint(settings, out, t)
     device = t.together(t.device, settings.run.device)
     if device.type == "cpu":
@@ -114,8 +113,8 @@ def set_up(settings, topology, preemption):
         folder.check_images(stored, images, settings.data.path)
         saver.last = stored.manifest["round"]
         news += go_on(stored, rounds, optimizer, model, scheduler, t, settings.run.seed, tally, metrics)
-    if rank == 0 and not finished:
-        folder.prepare(out, settings, saver.last, metrics)
+    if not finished:
+        by_first(t, folder.prepare, out, settings, saver.last, metrics)
     validation = partial(Validation, model, data, settings.data.batch_size, device, beat=watchdog.beat)
     return Parts(
         settings=settings,
@@ -140,6 +139,13 @@ def set_up(settings, topology, preemption):
         trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", rank),
         news=[headline(settings, t, data, params, rounds, optimizer.round_length, device), *news],
     )
+
+
+def by_first(topology, function, *arguments):
+    """What function(*arguments) gives on rank 0, on every rank; its BadInput too. Collective over all ranks."""
+    if topology.world.Get_rank():
+        function, arguments = lambda: None, ()
+    return from_first(topology.world, topology.together(function, *arguments))
 
 
 def where_it_begins(stored, rounds, out):
@@ -177,7 +183,7 @@ def share(settings, data, topology):
 def make_model(settings, data, topology, device):
     """The network with the weights that all ranks start from; random numbers after it are each rank's own."""
     torch.manual_seed(settings.run.seed)
-    model = build_model(settings, data, settings.data.batch_size // topology.m).to(device)
+    model = topology.together(build_model, settings, data, settings.data.batch_size // topology.m).to(device)
     topology.broadcast([*model.parameters(), *model.buffers()])
     # dropout differs from rank to rank
     torch.manual_seed(resume.seed_of(settings.run.seed, topology.world.Get_rank()))

@@ -57,6 +57,15 @@ def test_groups_that_would_have_one_name_say_what_differs(tmp_path):
     assert [g.label for g in read_groups(folders)] == ["Parle, n = 1, gamma0 = 10.0", "Parle, n = 1, gamma0 = 100.0"]
 
 
+def test_how_a_run_is_saved_and_watched_makes_no_other_kind_of_it(tmp_path):
+    folders = [
+        write_run(tmp_path / str(seed), [2.0], "--recipe", "lenet_mnist", *given, seed=seed)
+        for seed, given in enumerate([(), ("--run.keep", "9"), ("--run.patience", "99"), ("--run.trace", "true")])
+    ]
+    (group,) = read_groups(folders)
+    assert len(group.records) == 4
+
+
 def test_the_page_holds_table_and_curves_and_needs_no_network(runs, tmp_path):
     path = pages.write(runs, tmp_path / "out")
     page = path.read_text().replace("&nbsp;", " ")
