@@ -210,6 +210,7 @@ def test_one_replica_of_any_number_of_ranks_is_the_same(others, alone, norm, alg
     assert difference <= 1e-10 if norm == "identity" else difference > 1e-6
 
 
+@pytest.mark.cluster
 def test_a_plain_process_trains_and_makes_its_data(tmp_path):
     settings = ["--schedule.max_rounds", "2", "--algorithm.L", "3"]
     result = subprocess.run(
