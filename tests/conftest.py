@@ -1,9 +1,13 @@
+import os
+
 import pytest
 import torch
 from helpers import raw
 
 from parle_hpc.data.prepare import prepare
 
+# other tests are on these cores; not in the helpers, since benchmarks, which share them, measure without
+os.environ.update(OMPI_MCA_mpi_yield_when_idle="1")
 # of the session's fixtures too, whose neighbours are another worker's
 torch.set_num_threads(1)
 

@@ -126,8 +126,6 @@ class SlurmCluster(Cluster):
         """Of a command on the login host, and so of the jobs that it starts."""
         # PMIx has no security of its own here, and says so unless it is told to; of gds slurm/common.sh tells
         mine = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PMIX_MCA_psec": "native", "PMIX_MCA_gds": "hash"}
-        # there are fewer cores than the hosts claim
-        mine["OMPI_MCA_mpi_yield_when_idle"] = "1"
         return super().environment(**mine, **more)
 
     def command(self, *command, check=True, timeout=60, cwd="/", **environment):
