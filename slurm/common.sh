@@ -90,6 +90,8 @@ train() {
     [[ ! ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
     # ranks now and then crash at their start in PMIx's shared memory (openpmix issues 1114, 2210); this takes messages
     export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}
+    # Slurm's way to exchange addresses along a tree now and then leaves some out, for which Open MPI then waits for ever
+    export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
     prepare_program
     launch=(
         # without the PMI of its MPI each task would be a world of its own

@@ -124,8 +124,9 @@ class SlurmCluster(Cluster):
 
     def environment(self, **more):
         """Of a command on the login host, and so of the jobs that it starts."""
-        # PMIx has no security of its own here, and says so unless it is told to; of gds slurm/common.sh tells
-        mine = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PMIX_MCA_psec": "native", "PMIX_MCA_gds": "hash"}
+        # PMIx has no security of its own here, and says so unless it is told to; of the other two slurm/common.sh tells
+        mine = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PMIX_MCA_psec": "native"}
+        mine |= {"PMIX_MCA_gds": "hash", "SLURM_PMIX_FENCE": "ring"}
         return super().environment(**mine, **more)
 
     def command(self, *command, check=True, timeout=60, cwd="/", **environment):
