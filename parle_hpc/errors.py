@@ -12,6 +12,18 @@ class BadInput(ValueError):
     """Something that the user can put right: one line that says what is wrong and what would be right."""
 
 
+class Disagreement(RuntimeError):
+    """Ranks that must do the same thing do not: one line that says what differs, and where.
+
+    Attributes:
+        speaker: world rank that says so, of those on which it is raised.
+    """
+
+    def __init__(self, message, speaker=0):
+        super().__init__(message)
+        self.speaker = speaker
+
+
 class Diverged(RuntimeError):
     """The loss became NaN or infinite."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
-from ..coupling.choice import reference_over
+from ..coupling.choice import reference_over, refuse_other_communicators
 from ..equations import eq_7a, eq_7b, eq_9
 from .flat_optimizer import SGD_ROUND, FlatOptimizer, require
 from .parle import RHO_CLIP
@@ -45,10 +45,16 @@ class ElasticSGD(FlatOptimizer):
         require(rho0 > 0, "rho0", rho0, "above 0")
         require(batches_per_epoch >= 1, "batches_per_epoch", batches_per_epoch, "at least 1")
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        refuse_other_communicators(comm, None)
         self.rho0, self.B, self.scoping = rho0, batches_per_epoch, scoping
-        self._mean = reference_over(comm, self.x)
+        self._comm = None if comm is None or comm.Get_size() == 1 else comm
+        self._set_terms(rho0=rho0, batches_per_epoch=batches_per_epoch, scoping=scoping)
+        self._couple_alone()
         # the live weights are scattered over the network's tensors; a reduction wants one vector
         self._sent = self._layout.zeros() if self._master is None else self._master
+
+    def _couple_alone(self):
+        self._mean = reference_over(self._comm, self.x, terms=self._terms)
 
     @property
     def rho(self) -> float:
@@ -60,7 +66,7 @@ class ElasticSGD(FlatOptimizer):
 
     def _step(self):
         started = time.perf_counter()
-        mean, rho = self._mean.collect(), self.rho
+        mean, rho = self._own_where_taken(self._mean.collect(), self._sent), self.rho
         self.coupling_seconds += time.perf_counter() - started
         for _, group, lists, _ in self._blocks("v", "x"):
             if lists:
@@ -75,12 +81,21 @@ class ElasticSGD(FlatOptimizer):
         self._restart()
         self.coupling_seconds += time.perf_counter() - started
 
+    def _others_before_a_step(self):
+        return self._outside.unlike(self._sent)
+
+    def _take_over(self, changed, live):
+        torch.where(changed, live, self.x, out=self.x)
+        torch.where(changed, live, self._sent, out=self._sent)
+        self._take(changed, slice(None))
+
     def _take_weights(self):
         self._layout.pack(self.x)
         self._restart()
 
     def _restart(self):
         """x^a stands still until the next step: its mean travels during forward and backward."""
+        self._taken = None
         if self._sent is not self._master:
             self._layout.pack(self._sent)
         self._mean.start(self._sent)

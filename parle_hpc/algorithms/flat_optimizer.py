@@ -1,5 +1,6 @@
 """An optimiser whose state is flat: what Parle, Entropy-SGD and Elastic-SGD have in common."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,7 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cluster.fingerprint import digest
+from ..cluster.gradients import optimiser_of
+from ..coupling.terms import Terms
+from . import portable
 from .layout import Layout, cut, in_memory_order, joined
+from .outside import Outside
 
 SGD_ROUND = 25  # SGD and Elastic-SGD have no rounds, but are counted, reported and saved in rounds of this many steps
 
@@ -20,6 +26,13 @@ def require(condition, name, value, right):
 class FlatOptimizer(torch.optim.Optimizer):
     """What Parle, Entropy-SGD and Elastic-SGD share: flat state, a step counter, and the way to the reference.
 
+    The live weights may be changed from outside at any time: loaded, broadcast, masked, clamped. A changed element is
+    taken over: x^a and z (of Elastic-SGD x) take its value, at rest, and until the next coupling so does the
+    reference there. A change in mid-round is seen the first time in blocks of up to 262,144 weights, which are taken
+    over whole; from then on each element by itself, for which a copy of the weights is kept. A parameter that needs
+    no gradient stands still, as a changed one does. The network's type, device and memory format are those of the first
+    step from then on.
+
     Attributes:
         steps: mini-batches done so far, k.
         round_length: mini-batches in a round, for counting and reporting.
@@ -29,22 +42,46 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     flat_names: tuple[str, ...] = ()  # attributes that are flat buffers and belong to the state
     share_names: tuple[str, ...] = ()  # those of them of which a rank holds its share alone
+    watches_blocks = False  # whether changes from outside are looked for in sums over the blocks
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuses to become what hvd.DistributedOptimizer makes of an optimiser."""
+        super().__init_subclass__(**options)
+        if str(getattr(cls.__init__, "__module__", "")).startswith("horovod"):
+            raise TypeError(
+                f"hvd.DistributedOptimizer cannot wrap {cls.__name__}; call topology.average_gradients before its step"
+            )
 
     def __init__(self, params, defaults, place=0, m=1):
-        require(defaults["lr"] >= 0, "lr", defaults["lr"], "at least 0")
+        require(isinstance(defaults["lr"], torch.Tensor) or defaults["lr"] >= 0, "lr", defaults["lr"], "at least 0")
         require(0 <= defaults["momentum"] < 1, "momentum", defaults["momentum"], "in [0, 1)")
         require(defaults["weight_decay"] >= 0, "weight_decay", defaults["weight_decay"], "at least 0")
         self._layout = None
         super().__init__(params, defaults)
-        self._layout = Layout(self.param_groups, place, m)
+        self._place, self._m, self._replica, self._comm = place, m, None, None
+        self.steps = 0
+        self.coupling_seconds = 0.0
+        self._begun = self._inside = False
+        self._validations, self._validated_at = 0, 0
+        self._taken = None
+        self._lay_out()
         self._master = self._layout.zeros() if self._layout.needs_master else None
         for name in self.flat_names:
             setattr(self, name, self._layout.zeros(share=name in self.share_names))
+        self._view()
+
+    def _lay_out(self):
+        self._layout = Layout(self.param_groups, self._place, self._m)
+        self._outside = Outside(self._layout)
+        for p in self._layout.params:
+            optimiser_of[p] = weakref.ref(self)
+
+    def _view(self):
         # the buffers stay where they are, so a step need not cut them up
         self._runs = {name: self._layout.in_runs(getattr(self, name)) for name in self.flat_names}
-        self.steps = 0
-        self.coupling_seconds = 0.0
-        self._begun = False
+        # what torch's and Horovod's tools look for, which would make a step where they found nothing
+        for p, x in zip(self._layout.params, self._layout.shaped(self.x), strict=True):
+            self.state[p] = {"x": x}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused once the state exists: the flat buffers, and a reduction under way, have the length they have."""
@@ -54,6 +91,41 @@ class FlatOptimizer(torch.optim.Optimizer):
                 "in flight between the replicas; make a new optimiser over all parameters"
             )
         super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy and pickle. Raises TypeError where other ranks take part, which cannot be copied."""
+        if self._comm is not None or self._replica is not None:
+            raise TypeError(
+                f"a {type(self).__name__} that is coupled to other ranks cannot be copied or pickled; take its "
+                "state_dict, or one made without comm and replica"
+            )
+        self._begin()
+        apart = ("_layout", "_outside", "_runs", "_mean", "_terms", "state")
+        return {name: value for name, value in self.__dict__.items() if name not in apart} | {"state": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As torch's: an optimiser over the parameters that were copied with it."""
+        super().__setstate__(state)
+        if "steps" in state:  # torch's load_state_dict comes here too, with its own part alone
+            self._layout = None
+            self._lay_out()
+            self._view()
+            self._couple_alone()
+            self._restart()
+
+    def _set_terms(self, **facts):
+        """What must be the same on the ranks that are coupled; `facts` are the algorithm's own, which are numbers."""
+        common = {"the algorithm": digest(type(self).__name__), **self._layout.facts}
+        shown = ("the number of parameters", "the number of weights", *facts)
+        me = weakref.ref(self)
+        self._terms = Terms({**common, **facts}, lambda: me()._progress(), shown)
+
+    def _progress(self):
+        return self.steps, self._validations, self._validated_at
+
+    def _of_replica(self):
+        """(Which of the replicas this one is, how many there are)."""
+        return (0, 1) if self._comm is None else (self._comm.Get_rank(), self._comm.Get_size())
 
     @property
     def coupling_wait_seconds(self) -> float:
@@ -65,20 +137,51 @@ class FlatOptimizer(torch.optim.Optimizer):
         """Payload of this rank so far, in bytes."""
         return sum(reference.bytes_sent for reference in self._references())
 
+    @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One mini-batch, with .grad as it stands; what `closure` returns.
 
-        Collective over the replicas at the end of a round, for Elastic-SGD always.
+        Collective over the replicas at the end of a round, for Elastic-SGD always. Raises RuntimeError inside
+        `at_reference`, and where a weight has changed its type, device or memory format.
         """
+        self._must_be_outside("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self._begin()
+        self._notice(self._others_before_a_step())
         self._step()
+        self._outside.left()
         self.steps += 1
         return loss
+
+    def _must_be_outside(self, function):
+        if self._inside:
+            raise RuntimeError(
+                f"{function} inside at_reference: the model holds the reference there, not the weights that train"
+            )
+
+    def _notice(self, changed):
+        if changed is not None:
+            self._outside.forget()
+            live = self._layout.zeros()
+            self._layout.pack(live)
+            for reference in self._references():
+                reference.release()
+            self._take_over(changed, live)
+            if self._master is not None:
+                torch.where(changed, live, self._master, out=self._master)
+
+    def _take(self, changed, share):
+        """Note that a share of the elements does not follow the mean that is under way."""
+        changed = changed[share]
+        self._taken = changed if self._taken is None else self._taken | changed
+
+    def _own_where_taken(self, mean, own):
+        """`mean`, and `own` where the weights were taken over since the mean was started."""
+        return mean if self._taken is None else torch.where(self._taken, own, mean)
 
     # What an algorithm says: how it moves, and what of it travels between the replicas.
 
@@ -92,6 +195,18 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def _newest_reference(self) -> torch.Tensor:
         """The reference as it is now, shape (N,). Collective over the replicas."""
+        raise NotImplementedError
+
+    def _couple_alone(self) -> None:
+        """Make the references of an optimiser that no other rank takes part in."""
+        raise NotImplementedError
+
+    def _others_before_a_step(self) -> torch.Tensor | None:
+        """Bool of shape (N,): live weights that somebody else changed since the last step, None where none is seen."""
+        raise NotImplementedError
+
+    def _take_over(self, changed: torch.Tensor, live: torch.Tensor) -> None:
+        """Give the states, shape (N,), the live weights where somebody else changed them."""
         raise NotImplementedError
 
     def _take_weights(self) -> None:
@@ -110,6 +225,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         """Take the weights as they are at the first use, so that a broadcast may come after the constructor."""
         if not self._begun:
             self._begun = True
+            self._layout.settle()
             if self._master is not None:
                 self._layout.pack(self._master)
             self._take_weights()
@@ -133,53 +249,84 @@ class FlatOptimizer(torch.optim.Optimizer):
                 apart = [cut(vectors, layout.run_sizes[i]) for vectors in (weights, *(state[i] for state in states))]
                 apart.insert(1, [g if g is None else in_memory_order(g) for g in gradients[i]])
                 lists = [[part[j] for j in has] for part in apart]
+            if self.watches_blocks and self._master is None:
+                self._outside.arrive(i, weights)
             if lists and group["weight_decay"]:
                 lists[1] = torch._foreach_add(lists[1], lists[0], alpha=group["weight_decay"])
             yield i, group, lists, weights
             for run, vector, sizes in zip(runs, weights, layout.run_sizes[i], strict=True):
                 if len(sizes) > 1:
                     torch.split_with_sizes_copy(vector, sizes, out=pieces[run])
+            if self.watches_blocks and self._master is None:
+                self._outside.leave(i, weights)
 
     @contextmanager
     def at_reference(self) -> Iterator[None]:
         """The model holds the newest reference inside, and its live weights again, bit for bit, after.
 
-        Collective over the replicas.
+        The reference is new weights, which no BatchNorm statistics fit until they are computed anew:
+        parle_hpc.batchnorm_of_reference. Collective over all ranks, each of them after the same step; that they were
+        is known at the next coupling, and Disagreement raised there if not.
         """
         with torch.no_grad():
             self._begin()
+            self._notice(self._others_now())
+            self._validations, self._validated_at = self._validations + 1, self.steps
             kept = [p.detach().clone() for p in self._layout.params]
             self._layout.unpack(self._newest_reference())
+        before, self._inside = self._inside, True
         try:
             yield
         finally:
+            self._inside = before
             with torch.no_grad():
                 torch._foreach_copy_([p.detach() for p in self._layout.params], kept)
 
+    def _others_now(self):
+        """Bool of shape (N,): live weights that are not what the last step left, or None."""
+        if self._inside:
+            return None
+        found = self._others_before_a_step()
+        return self._outside.since_the_last_step() if found is None and self._master is None else found
+
     def state_dict(self) -> dict[str, Any]:
-        """torch's own state dict, with the flat buffers and the counter under "flat". The weights are the model's."""
+        """This replica's own state: "state" by parameter, in its shape, "param_groups", and "replica".
+
+        The live weights are the model's, and not in it. Where the replica has several ranks it is collective over
+        them, whole on each, and loadable by any number of ranks.
+        """
         self._begin()
-        state = super().state_dict()
-        state["flat"] = {name: flat.clone() for name, flat in self._flat_state().items()}
-        state["flat"]["steps"] = self.steps
-        return state
+        return portable.pack(self, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, bit for bit, once the model's weights are loaded too.
 
-        Collective over the replicas. Raises ValueError where the buffers do not fit.
+        Collective over all ranks. Raises ValueError, and changes nothing, where the state does not fit: another
+        network's or algorithm's, or another replica's.
         """
+        self._must_be_outside("load_state_dict")
+        self._layout.settle()
+        found, steps, tracks = portable.unpack(self, state_dict)
+        groups = state_dict["param_groups"]
+        require(len(groups) == len(self.param_groups), "param_groups", len(groups), f"{len(self.param_groups)} groups")
         self.finish()  # what is still under way belongs to the state that goes
-        flat = dict(state_dict["flat"])
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "flat"})
-        for name, mine in self._flat_state().items():
-            require(
-                name in flat and flat[name].shape == mine.shape, f"state {name}", name in flat, f"{mine.numel()} floats"
-            )
-            mine.copy_(flat[name])
-        self.steps = flat["steps"]
+        super().load_state_dict({"state": {}, "param_groups": groups})
+        self._view()
         self._begun = True
+        self._set_state(found, steps)
+        if tracks:
+            self._outside.track()
         self._restart()
+
+    @torch.no_grad()
+    def _set_state(self, found, steps):
+        """The state as given: {name: tensor}, whole, or of the size that this rank has of it."""
+        for name, (flat, _) in self.saved().items():
+            if name in found:
+                values = found[name]
+                flat.copy_(values if values.shape == flat.shape else values[self.share])
+        self.steps, self._taken = steps, None
+        self._outside.forget()
 
     def finish(self) -> None:
         """Wait for what is under way between the replicas, so that MPI may end. Collective over the replicas."""
@@ -221,15 +368,15 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._begin()
         with torch.no_grad():
             self.finish()  # what is still under way belongs to the state that goes
-            for name, (flat, kind) in self.saved().items():
-                if name in saved:
-                    values = torch.from_numpy(saved[name])
-                    flat.copy_(values[self._layout.share] if kind == "share" else values)
+            self._set_state({name: torch.from_numpy(values) for name, values in saved.items()}, steps)
             for group, settings in zip(self.param_groups, groups, strict=True):
                 group.update(settings)
-            self.steps = steps
             self._restore_weights()
             self._restart()
+
+    def gathered(self, flat: torch.Tensor) -> torch.Tensor:
+        """The whole of a state of which each rank of the replica has a share, shape (N,). Collective over them."""
+        return flat
 
     def _flat_state(self):
         """The flat buffers that the state consists of, by name."""

@@ -9,13 +9,15 @@ from itertools import pairwise
 
 import torch
 
+from ..cluster.fingerprint import digest, in_memory_order
+from ..cluster.gradients import SPARSE
+
 CACHE_BLOCK = 1 << 18  # elements; the six vectors of an inner step, in float32, are 6 MB
+OTHER_WEIGHTS = (
+    "a weight has another type, device or memory format than when the optimiser was made or first used; make the "
+    "optimiser after model.to(...), or load the state_dict of this one into a new one"
+)
 SMALL = 1 << 15  # elements of a piece, below which it is joined with neighbours that are small too
-
-
-def in_memory_order(tensor):
-    """A dense tensor as a vector, shape (numel,), in the order of its memory, which it shares."""
-    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 class Layout:
@@ -48,7 +50,7 @@ class Layout:
                 raise ValueError(f"all parameters must be on one device, found {self.device} and {p.device}")
             if not p.is_floating_point():
                 raise ValueError(f"parameters must be floating-point, found {p.dtype}")
-            if torch.empty_like(p).stride() != p.stride():
+            if not dense(p):
                 raise ValueError(f"a parameter of shape {tuple(p.shape)} is a view with gaps; make it contiguous")
             self.dtype = torch.promote_types(self.dtype, p.dtype)
         self.needs_master = any(p.dtype != self.dtype for p in self.params)
@@ -71,8 +73,26 @@ class Layout:
             [(j, a - spans[j][0], b - spans[j][0]) for j, a, b in self._within(spans, self.share)]
             for spans in self._spans
         ]
-        self._strides = [p.stride() for p in self.params]
         self._memory = self._live = self._live_pieces = None
+        self.settle()
+
+    def settle(self):
+        """Take the weights' types and memory formats for those of the state. Raises RuntimeError where it cannot."""
+        kinds = [(p.dtype, p.device) for p in self.params]
+        if getattr(self, "_kinds", kinds) != kinds or not all(map(dense, self.params)):
+            raise RuntimeError(OTHER_WEIGHTS)
+        self._kinds, self._strides = kinds, [p.stride() for p in self.params]
+
+    @property
+    def facts(self):
+        """{what a message calls it: number} of what must be the same on all ranks."""
+        return {
+            "the number of parameters": len(self.params),
+            "the number of weights": self.numel,
+            "the shapes of the parameters": digest([tuple(p.shape) for p in self.params]),
+            "the types of the parameters": digest([str(p.dtype) for p in self.params]),
+            "the memory formats of the parameters": digest(self._strides),
+        }
 
     def _cut(self, counts):
         limit = CACHE_BLOCK if self.device.type == "cpu" else self.numel + 1
@@ -110,9 +130,19 @@ class Layout:
         """The live weights, one vector for each parameter, sharing their memory."""
         memory = [p.data_ptr() for p in self.params]
         if memory != self._memory:
+            if [(p.dtype, p.device) for p in self.params] != self._kinds or not self.in_format():
+                raise RuntimeError(OTHER_WEIGHTS)
             self._memory, self._live = memory, [in_memory_order(p.detach()) for p in self.params]
             self._live_pieces = self.pieces(self._live)
         return self._live
+
+    def in_format(self):
+        """Whether the weights lie in memory as `settle` found them."""
+        return [p.stride() for p in self.params] == self._strides
+
+    def live_runs(self):
+        """For each block its live weights, one vector a run."""
+        return [joined(pieces, runs) for pieces, runs in zip(self.live_pieces(), self.runs, strict=True)]
 
     def live_pieces(self):
         """`pieces` of the live weights."""
@@ -124,11 +154,11 @@ class Layout:
         return [self._gradient(*each) for each in zip(self.params, self._strides, strict=True)]
 
     def _gradient(self, p, stride):
-        g = p.grad
+        g = p.grad if p.requires_grad else None
         if g is None:
             return None
         if g.is_sparse:
-            raise RuntimeError("sparse gradients are not supported: the state is dense")
+            raise RuntimeError(SPARSE)
         if g.stride() != stride:
             g = torch.empty_like(p).copy_(g)
         if not g.is_contiguous():
@@ -142,6 +172,39 @@ class Layout:
     def unpack(self, flat):
         """Copy a flat buffer into the live weights."""
         torch._foreach_copy_(self.live(), list(self.vectors(flat)))
+
+    def holds(self, flat):
+        """Whether the live weights are those of a flat buffer, in their own type."""
+        vectors = zip(self.live(), self.vectors(flat), strict=True)
+        return all(torch.equal(live, v if v.dtype == live.dtype else v.to(live.dtype)) for live, v in vectors)
+
+    def rounded(self, flat):
+        """A flat buffer with the precision that the live weights have."""
+        if not self.needs_master:
+            return flat
+        vectors = zip(self.vectors(flat), self.params, strict=True)
+        return torch.cat([v.to(p.dtype).to(self.dtype) for v, p in vectors])
+
+    def shaped(self, flat):
+        """Views of a flat buffer in the shapes of the parameters, whatever their memory format."""
+        views = zip(self.vectors(flat), self.params, self._strides, strict=True)
+        return [v.as_strided(p.shape, stride) for v, p, stride in views]
+
+    def marked(self, spans):
+        """Bool of shape (N,), true inside the slices."""
+        found = torch.zeros(self.numel, dtype=torch.bool, device=self.device)
+        for span in spans:
+            found[span] = True
+        return found
+
+    def span_of_block(self, i):
+        """The slice of a flat buffer that is block i."""
+        return slice(self._spans[i][0][0], self._spans[i][-1][1])
+
+    def frozen(self):
+        """Slices of a flat buffer that are parameters which need no gradient."""
+        spans = zip(self.params, self.offsets, self.sizes, strict=True)
+        return [slice(a, a + size) for p, a, size in spans if not p.requires_grad]
 
     def pieces(self, vectors):
         """For each block the list of its pieces of `vectors`, contiguous tensors, one a parameter; None stays None."""
@@ -177,6 +240,11 @@ class Layout:
         """For each block its part of a flat buffer, one vector; of a share's buffer None where it has nothing of it."""
         found = self._cut_out(flat, [(spans[0][0], spans[-1][1]) for spans in self._spans])
         return [found.get(i) for i in range(len(self.blocks))]
+
+
+def dense(p):
+    """Whether a tensor lies in memory without gaps."""
+    return torch.empty_like(p).stride() == p.stride()
 
 
 def joined(pieces, runs):

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.optim.optimizer import ParamsT
 
-from ..coupling.choice import PAYLOADS, reference_over
+from ..coupling.choice import PAYLOADS, reference_over, refuse_other_communicators
 from ..coupling.gather import Gather
 from ..equations import eq_8a, eq_8b, eq_8c, eq_9
 from .flat_optimizer import FlatOptimizer, require
@@ -38,13 +38,13 @@ class Parle(FlatOptimizer):
 
     Args:
         params: parameters or parameter groups; lr, momentum, weight_decay and inner_lr may differ by group.
-        lr: eta of (8c), annealed by torch's schedulers.
+        lr: eta of (8c), annealed by torch's schedulers; a warm-up of it does not reach eta'.
         momentum: mu, Nesterov's, for y and x^a (Remark 2).
         L: inner steps (mini-batches) in a round.
         alpha: of (8b), in [0, 1).
         gamma0, rho0: gamma and rho at the start, (9). rho0 = inf: no elastic term and no traffic.
         batches_per_epoch: B of (9), mini-batches in one pass over what the replica sees.
-        inner_lr: eta' of (8a), never annealed; the initial lr where None.
+        inner_lr: eta' of (8a), never annealed; where None the lr given here, which must be above 0.
         weight_decay: added to the gradient as weight_decay * y.
         reference: x in (8c). "current": the mean of the x^a of this round; "lagged": of the round before, (8d) read
             strictly, on its own stable only while lr / rho < (1 + mu) / (1 + 2 mu); "average": the mean of z at this
@@ -62,11 +62,13 @@ class Parle(FlatOptimizer):
         gather: what puts the shares of a replica's ranks together, such as Topology.gather, which is NCCL where there
             is one; None: MPI, through the host's memory.
 
-    Raises ValueError for a setting out of range.
+    Raises ValueError for a setting out of range. `step` and `at_reference` raise Disagreement where the ranks that are
+    coupled have other settings, another network, or are not at the same place of the same script.
     """
 
     flat_names = ("x", "z", "v_y", "v_x")
     share_names = ("z", "v_x")
+    watches_blocks = True
     x: torch.Tensor
     z: torch.Tensor
     v_y: torch.Tensor
@@ -92,7 +94,7 @@ class Parle(FlatOptimizer):
         payload: str = "full",
         gather: Callable[..., None] | None = None,
     ) -> None:
-        require(L >= 1, "L", L, "at least 1")
+        require(isinstance(L, int) and L >= 1, "L", L, "a whole number of at least 1")
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
         require(gamma0 > 0, "gamma0", gamma0, "above 0")
         require(rho0 > 0, "rho0", rho0, "above 0")
@@ -102,31 +104,47 @@ class Parle(FlatOptimizer):
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
         require(payload in PAYLOADS, "payload", payload, f"one of {', '.join(PAYLOADS)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
+        refuse_other_communicators(comm, replica)
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
         divided = replica is not None and inside == "gradients"
         place, m = (replica.Get_rank(), replica.Get_size()) if divided else (0, 1)
         super().__init__(params, defaults, place, m)
         for group in self.param_groups:
             if group["inner_lr"] is None:
-                group["inner_lr"] = group["lr"]
+                # a scheduler that anneals a tensor in place must not reach this one
+                group["inner_lr"] = float(group["lr"])
+                right = "above 0 where inner_lr, which never changes, is not given"
+                require(group["inner_lr"] > 0 or not group["params"], "lr", lr, right)
         self.L, self.alpha, self.B = L, alpha, batches_per_epoch
         self.gamma0, self.rho0, self.reference = gamma0, rho0, reference
+        self._inside_replica, self._payload = inside, payload
+        if replica is not None and replica.Get_size() > 1:
+            self._replica = replica
+            self._place, self._m = replica.Get_rank(), replica.Get_size()
+        self._comm = None if comm is None or comm.Get_size() == 1 else comm
         self._mine = self._layout.share
-        self._couple_over(comm, payload)
-        self._deputy = reference_over(replica, self.z) if inside == "workers" else None
+        self._elastic = math.isfinite(rho0)
+        if reference == "lagged" and self._elastic:
+            self.lagged = self._layout.zeros(share=True)
+        self._set_terms(
+            **{"L": L, "alpha": alpha, "gamma0": gamma0, "rho0": rho0, "batches_per_epoch": batches_per_epoch},
+            **{"the number of ranks in a replica": self._m},
+        )
+        self._make_mean()
+        self._deputy = reference_over(replica, self.z, terms=self._terms) if inside == "workers" else None
         self._gather = None
         if m > 1:
             shares = self._layout.shares
             self._gather = partial(gather, mine=self._mine) if gather else Gather(replica, shares, self.x)
 
-    def _couple_over(self, comm, payload):
-        self._elastic = math.isfinite(self.rho0)
-        if self.reference == "lagged" and self._elastic:
-            self.lagged = self._layout.zeros(share=True)
-        single = comm is None or comm.Get_size() == 1
+    def _make_mean(self):
         # with one replica x^a is its own mean, so only the other two references have something to keep
-        self._mean = None if single and not self._elastic else reference_over(comm, self.x[self._mine], payload)
+        alone = self._comm is None and not self._elastic
+        self._mean = None if alone else reference_over(self._comm, self.x[self._mine], self._payload, self._terms)
         self._mean_of_x = False
+
+    def _couple_alone(self):
+        self._make_mean()
 
     @property
     def round_length(self) -> int:
@@ -173,6 +191,7 @@ class Parle(FlatOptimizer):
             self._layout.unpack(self._master)
 
     def _couple(self):
+        self._notice(self._others_in_this_round())
         z = self.z
         if self._deputy is not None:
             self._deputy.start(self.z)
@@ -187,8 +206,31 @@ class Parle(FlatOptimizer):
             self._gather(self.x)
         self._reset_y()
         if self.reference == "lagged" and self._elastic:
-            self.lagged.copy_(self._mean.collect())
+            self.lagged.copy_(self._own_where_taken(self._mean.collect(), self.x[self._mine]))
         self._restart()
+
+    def _others_before_a_step(self):
+        if self._master is not None:
+            return self._outside.unlike(self._master)
+        if self.steps % self.L == 0:
+            return self._outside.unlike(self.x)
+        return self._outside.since_the_last_step() if self._outside.tracks else None
+
+    def _others_in_this_round(self):
+        """Bool of shape (N,): what was seen to change during the inner steps, and what is frozen; None for nothing."""
+        changed = self._outside.in_blocks()
+        frozen = self._layout.frozen()
+        if frozen:
+            still = self._layout.marked(frozen)
+            changed = still if changed is None else changed | still
+        return changed
+
+    def _take_over(self, changed, live):
+        torch.where(changed, live, self.x, out=self.x)
+        mine = changed[self._mine]
+        torch.where(mine, live[self._mine], self.z, out=self.z)
+        self.v_x.masked_fill_(mine, 0)
+        self._take(changed, self._mine)
 
     def _reference_of_this_round(self, z):
         if not self._elastic:
@@ -196,14 +238,16 @@ class Parle(FlatOptimizer):
         if self.reference == "average":
             self._mean_of_x = False
             self._mean.start(z)
-        # also where `lagged` does not need it yet: x^a must not move while MPI reads it
+            return self._mean.collect()
+        # also where `lagged` does not need it yet: the mean that is under way belongs to this round
         newest = self._mean.collect()
-        return self.lagged if self.reference == "lagged" else newest
+        return self._own_where_taken(self.lagged if self.reference == "lagged" else newest, self.x[self._mine])
 
     def _reset_y(self):
         if self._master is not None:
             self._master.copy_(self.x)
         self._layout.unpack(self.x)
+        self._outside.forget()
 
     def _take_weights(self):
         self._layout.pack(self.x)
@@ -216,6 +260,7 @@ class Parle(FlatOptimizer):
 
     def _restart(self):
         """x^a stands still until the next coupling: its mean may travel from now on."""
+        self._taken = None
         if self._mean is not None:
             self._mean_of_x = self._elastic and self.reference != "average"
             if self._mean_of_x:
@@ -224,11 +269,18 @@ class Parle(FlatOptimizer):
     def _newest_reference(self):
         if self._mean is None:
             return self.x
-        mean = self._mean.exact(self.x[self._mine], started=self._mean_of_x)
+        mine = self.x[self._mine]
+        mean = self._mean.exact(mine, started=self._mean_of_x)
+        if self._mean_of_x and not self._mean.fresh:
+            mean = self._own_where_taken(mean, mine)
+        return self.gathered(mean)
+
+    def gathered(self, flat: torch.Tensor) -> torch.Tensor:
+        """As FlatOptimizer's."""
         if self._gather is None:
-            return mean
+            return flat
         whole = self._layout.zeros()
-        whole[self._mine] = mean
+        whole[self._mine] = flat
         self._gather(whole)
         return whole
 

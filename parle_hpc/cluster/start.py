@@ -6,13 +6,12 @@ import sys
 
 from ..errors import BadInput
 from .placement import placement
-from .waiting import PATIENCE
 
 # the library itself under the names that MPIs give it, not its C++ and Fortran interfaces
 MPI_LIBRARY = re.compile(r"libmpi(ch)?(_(cray|gnu|intel|nvidia|amd|pgi)\w*)?\.so[.\d]*")
 
 
-def prepare_environment(environment, cores):
+def prepare_environment(environment, cores, patience):
     """What MPI and Horovod read when they start, unless the user has set it."""
     if os.path.exists(os.path.join(sys.prefix, "lib", "libmpi.so.40")):
         # Open MPI inside a virtual environment does not find itself without its launcher
@@ -22,7 +21,7 @@ def prepare_environment(environment, cores):
         # more ranks than cores: a rank that waits must not keep the core from the one it waits for
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
         environment.setdefault("HOROVOD_CYCLE_TIME", "5")
-    environment.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(PATIENCE)))
+    environment.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(patience)))
 
 
 def mpi_libraries():

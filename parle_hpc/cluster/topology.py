@@ -8,17 +8,22 @@ must not start MPI.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from ..errors import BadInput
+from .fingerprint import compare
+from .gradients import GradientMean
+from .lookout import Lookout
 from .placement import placement
 from .start import mpi_libraries, prepare_environment, start
-from .waiting import START_UP, bounded, waits
+from .waiting import PATIENCE, START_UP, be_patient, bounded, called, waits
 
 T = TypeVar("T")
+REPLICA = "parle_hpc's replica"  # the name that MPI knows the communicator by
 
 
 def divide(size: int, replicas: int) -> int:
@@ -68,6 +73,29 @@ def mpi():
     return MPI
 
 
+def some(tensors, function):
+    """The tensors as a list, in which there are some."""
+    found = list(tensors)
+    if not found:
+        raise ValueError(
+            f"{function} was given no tensors; a generator such as model.parameters(), or filter(...), is used up once "
+            "something has gone through it: give a list"
+        )
+    return found
+
+
+def world_ranks(comm):
+    """World ranks of an mpi4py communicator's members, in its order; None for what is no MPI communicator."""
+    if not hasattr(comm, "Get_group"):
+        return None
+    MPI = mpi()
+    mine, world = comm.Get_group(), MPI.COMM_WORLD.Get_group()
+    ranks = tuple(MPI.Group.Translate_ranks(mine, list(range(mine.Get_size())), world))
+    mine.Free()
+    world.Free()
+    return ranks
+
+
 class Topology:
     """The place of this rank among the replicas.
 
@@ -88,31 +116,60 @@ class Topology:
     place: int
     local_rank: int
     threads: int
+    _last: ClassVar["Topology | None"] = None  # a process has one at a time, as it has one Horovod
+    _lookout: Lookout | None = None
 
     @classmethod
-    def split(cls, *, replicas: int) -> "Topology":
+    def split(cls, *, replicas: int, patience: float = PATIENCE) -> "Topology":
         """Start MPI, split the world into `replicas` groups, and start Horovod inside each.
 
+        From then on hvd.rank() and hvd.size() are those of the replica. With several ranks an exception that nobody
+        catches, and a rank that waits for one that will never come, end the job in seconds, with a traceback or a line.
+
+        Args:
+            replicas: n; the ranks must divide by it.
+            patience: seconds after which a wait for another rank that has not come raises TimeoutError.
+
         Collective over all ranks. Raises BadInput where the ranks do not divide, where mpi4py or Horovod is missing,
-        or where MPI and the launcher disagree about the number of ranks; ends the job with one line where the
-        groups do not answer within two minutes.
+        where Horovod was started before, or where MPI and the launcher disagree about the number of ranks; ends the job
+        with one line where the groups do not answer within two minutes.
         """
         here = placement(os.environ)
         m = divide(here.size, replicas)
-        prepare_environment(os.environ, len(os.sched_getaffinity(0)))
+        be_patient(patience)
+        prepare_environment(os.environ, len(os.sched_getaffinity(0)), patience)
         with bounded(START_UP, "the start of MPI and Horovod", here.rank):
             return cls(here, replicas, m)
 
     def __init__(self, here, n, m):
         MPI, self._hvd = load()
+        if Topology._last is not None:
+            Topology._last._end()
+        elif self._hvd.is_initialized():
+            raise BadInput(
+                "hvd.init() was called before Topology.split, which starts Horovod on each replica; leave hvd.init() out"
+            )
+        Topology._last = self
         self.world = start(MPI, here)
         self.n, self.m = n, m
         self.replica_index, self.place = divmod(self.world.Get_rank(), m)
         self.replica = self.world.Split(self.replica_index, self.place)
         self.cross = self.world.Split(self.place, self.replica_index)
+        self.replica.Set_name(REPLICA)
         self._start_horovod()
         self._check_groups()
         self._share_node(MPI)
+        self._all = tuple(range(n * m))
+        mine = world_ranks(self.replica)
+        self._gradient_mean = GradientMean(
+            self._mean_of_replica, mine, self.place, self.replica.allgather, self._gradients_on_host
+        )
+        if n * m > 1:
+            self._lookout = Lookout(self.world)
+            sys.excepthook = self._lookout.failed
+
+    def _mean_of_replica(self, tensor):
+        self._hvd.allreduce_(tensor, op=self._hvd.Average, name=f"gradients {tensor.dtype}")
 
     def _start_horovod(self):
         if os.environ.get("HOROVOD_TIMELINE"):
@@ -165,8 +222,13 @@ class Topology:
 
     def close(self) -> None:
         """End Horovod and MPI on all ranks, so that each may leave by itself. Collective over all ranks."""
-        self._hvd.shutdown()
+        self._end()
         mpi().Finalize()
+
+    def _end(self):
+        if self._lookout is not None:
+            self._lookout.close()
+        self._hvd.shutdown()
 
     def together(self, function: Callable[..., T], *arguments: Any) -> T:
         """function(*arguments) on every rank; BadInput on all of them where it was raised on any.
@@ -179,39 +241,44 @@ class Topology:
             result = function(*arguments)
         except BadInput as raised:
             error = str(raised)
-        with waits():
+        with waits("Topology.together", called("together", self._all)):
             errors = [e for e in self.world.allgather(error) if e is not None]
         if errors:
             raise BadInput(errors[0])
         return result
 
     def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
-        """World rank 0's values into the tensors of every rank, bit for bit."""
-        for tensor in tensors:
-            host = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            with waits():
+        """World rank 0's values into the tensors of every rank, bit for bit.
+
+        Collective over all ranks. Raises ValueError where there are no tensors, and Disagreement where the ranks have
+        others.
+        """
+        tensors = some(tensors, "broadcast")
+        with waits("Topology.broadcast", called("broadcast", self._all)):
+            facts = (len(tensors), [(tuple(t.shape), str(t.dtype)) for t in tensors])
+            everyone = [(number, str(shapes)) for number, shapes in self.world.allgather(facts)]
+            names = ("the number of tensors", "the shapes and types of the tensors")
+            compare(names, everyone, self._all, "broadcast: the ranks do not agree", shown=names[:1])
+            for tensor in tensors:
+                host = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
                 self.world.Bcast(host.numpy())
-            tensor.detach().copy_(host.view(tensor.dtype).reshape(tensor.shape))
+                tensor.detach().copy_(host.view(tensor.dtype).reshape(tensor.shape))
 
     def average_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its mean over the ranks of the replica, through Horovod.
 
-        The gradients travel as one buffer, so that the order of sums does not depend on timing: two runs give the same
-        bits, and so do the ranks of one replica. Collective over the replica.
+        A gradient that a rank does not have counts as zero where another one has it, and stays None where none has.
+        The gradients travel as one buffer, in float32, or float64 where a parameter is, so that the order of sums does
+        not depend on timing: two runs give the same bits, and so do the ranks of one replica. Collective over the
+        replica, once a mini-batch on each of its ranks, also on one that has skipped its backward pass.
+
+        Raises ValueError where there are no parameters, as in a generator that is used up; RuntimeError for a sparse
+        gradient; Disagreement, on all ranks of the replica, where they do not hold the same weights, have other
+        parameters, or have done other numbers of optimiser steps.
         """
-        if self.m == 1:
-            return
-        gradients = [p.grad for p in params if p.grad is not None]
-        for dtype in sorted({g.dtype for g in gradients}, key=str):
-            same = [g for g in gradients if g.dtype == dtype]
-            flat = torch.cat([g.reshape(-1) for g in same])
-            travels = flat.cpu() if flat.is_cuda and self._gradients_on_host else flat
-            with waits():
-                self._hvd.allreduce_(travels, op=self._hvd.Average, name=f"gradients {dtype}")
-            if travels is not flat:
-                flat.copy_(travels)
-            pieces = torch.split(flat, [g.numel() for g in same])
-            torch._foreach_copy_(same, [piece.view(g.shape) for piece, g in zip(pieces, same, strict=True)])
+        params = some(params, "average_gradients")
+        if self.m > 1:
+            self._gradient_mean(params)
 
     @property
     def gather(self) -> Callable[..., None] | None:
@@ -223,5 +290,5 @@ class Topology:
 
         The slices of the replica's ranks, in their order, are the whole. Collective over the replica.
         """
-        with waits():
+        with waits("the other ranks' shares", called("shares", self._gradient_mean.ranks)):
             whole.copy_(self._hvd.allgather(whole[mine], name="shares"))

@@ -5,7 +5,10 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
+from itertools import count
+from typing import NamedTuple
 
 from ..errors import say
 from .placement import placement
@@ -18,13 +21,13 @@ OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the other
 def leave(message, status, speaks=None):
     """End this process with `status` and one line from the rank that `speaks`: rank 0, as the launcher counts.
 
-    A launcher ends the whole job when the first rank leaves; so the others give that one time to speak.
+    A launcher ends the whole job when the first rank leaves; so the others give that one time to speak. Whoever is
+    still there after that has met alone what the line says.
     """
     sys.stdout.flush()
-    if placement(os.environ).rank == 0 if speaks is None else speaks:
-        say(message)
-    else:
+    if not (placement(os.environ).rank == 0 if speaks is None else speaks):
         time.sleep(OTHERS_WAIT)
+    say(message)
     os._exit(status)
 
 
@@ -33,7 +36,7 @@ def bounded(seconds, what, rank=0):
     """End the job with one line if the body, which may wait for other ranks, takes longer than `seconds`."""
 
     def expired():
-        say(f"rank {rank}: {what} did not end within {seconds:.0f} s; another rank is dead or stuck, see its output")
+        say(f"rank {rank}: {what} did not end within {seconds:.0f} s; another rank has not come to it, see its output")
         os._exit(1)
 
     # rank 0 speaks first; should it be the dead one, another does
@@ -49,34 +52,80 @@ def bounded(seconds, what, rank=0):
 _patience = PATIENCE
 
 
-def wait_for(done, what, patience=None):
-    """Wait until done(), such as the Test of an MPI request, is true.
+def be_patient(seconds):
+    """Wait for other ranks so long from now on, where nothing else is said."""
+    global _patience
+    _patience = seconds
 
-    Raises TimeoutError after `patience` seconds; None: PATIENCE, or longer where a Watchdog has more.
+
+def wait_for(done, what, patience=None, call=None):
+    """Wait until done(), such as the Test of an MPI request, is true; `call` as `waits` has it.
+
+    Raises TimeoutError after `patience` seconds; None: what `be_patient` was told last, PATIENCE at first.
     """
     patience = _patience if patience is None else patience
     started = time.perf_counter()
-    with waits():
+    with waits(what, call):
         while not done():
             waited = time.perf_counter() - started
             if waited > patience:
-                raise TimeoutError(f"{what} did not arrive within {patience:.0f} s; another rank is dead or stuck")
+                raise TimeoutError(
+                    f"waited {patience:.0f} s for {what}; another rank has not come to it: it is slow, stuck or gone, "
+                    "see its output"
+                )
             # another rank may need this core
             time.sleep(min(1e-3, waited / 16))
 
 
-_waits = 0
+class Call(NamedTuple):
+    """One of the things that all `members`, world ranks, do together: the `number`th of its kind among them."""
+
+    kind: str
+    members: tuple[int, ...]
+    number: int
+
+
+class Wait(NamedTuple):
+    """What this rank waits for; `serial` tells two waits apart, `call` is None where nothing is known of the others."""
+
+    serial: int
+    what: str
+    call: Call | None
+    since: float
+
+
+_waits, _serials, _calls = [], count(), Counter()
+
+
+def called(kind, members):
+    """The Call that this rank has now come to; None where `members` is."""
+    if members is None:
+        return None
+    _calls[kind, members] += 1
+    return Call(kind, members, _calls[kind, members])
+
+
+def calls_so_far():
+    """{(kind, members): number of the last one that this rank has come to}."""
+    return dict(_calls)
+
+
+def now_waits():
+    """The Wait that this rank is in, or None."""
+    try:
+        return _waits[-1]
+    except IndexError:
+        return None
 
 
 @contextmanager
-def waits():
+def waits(what="other ranks", call=None):
     """The body waits for other ranks: a watchdog knows by it which rank is stuck, and which wait for that one."""
-    global _waits
-    _waits += 1
+    _waits.append(Wait(next(_serials), what, call, time.monotonic()))
     try:
         yield
     finally:
-        _waits -= 1
+        _waits.pop()
 
 
 def where(rank):
@@ -92,9 +141,8 @@ class Watchdog:
     """
 
     def __init__(self, rank, patience):
-        global _patience
         # where a watchdog watches, it is the one that ends a wait, and names who is stuck
-        _patience = max(PATIENCE, patience + 4 * OTHERS_WAIT)
+        be_patient(max(PATIENCE, patience + 4 * OTHERS_WAIT))
         self._rank, self._patience, self.doing = rank, patience, "at the start"
         self._last, self._begun, self._over = time.monotonic(), False, False
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()

@@ -2,7 +2,8 @@
 
 import torch
 
-from ..cluster.waiting import waits
+from ..cluster.topology import world_ranks
+from ..cluster.waiting import called, waits
 from ..equations import eq_8d
 from .reference import MPIReference
 
@@ -21,15 +22,25 @@ class CompressedReference(MPIReference):
     `start` changes nothing of `state`; `collect` does, once for each `start`.
     """
 
-    def __init__(self, comm, like):
+    fresh = True
+    kind = "the mean of the replicas in bfloat16"
+
+    def __init__(self, comm, like, terms=None):
         # two collectives follow one another, the second when the first has ended: nobody else's may come between
-        with waits():
+        with waits("payload 'bfloat16', made on all replicas", called("bfloat16", world_ranks(comm))):
             own = comm.Dup()
-        super().__init__(own, like)
+        super().__init__(own, like, terms)
+
+    def _prepare(self, like):
+        self.mean = like.clone()
         part = -(-like.numel() // self.n)
+        numbers = self.terms.numbers(self.comm, torch.float32)
+        # a rank's numbers follow its part of s, in two halves each
+        self._width = part + 2 * numbers.numel() // self.n
         self.h, self.e = torch.zeros_like(like), like.new_zeros(part)
         self._q = like.new_zeros(self.n * part, dtype=torch.bfloat16)
-        self._r, self._s, self._sum = torch.empty_like(self._q), self._q.new_empty(part), torch.empty_like(self.e)
+        self._r, self._s = self._q.new_empty(self.n * self._width), self._q.new_empty(self._width)
+        self._sum = torch.empty_like(self.e)
         self._send, self._receive, self._send_s = map(self._staging.mirror, (self._q, self._r, self._s))
         self.state = {"payload_mean": self.mean, "payload_h": self.h, "payload_e": self.e}
         self._arrived = False
@@ -43,27 +54,34 @@ class CompressedReference(MPIReference):
     def exact(self, xa, started=False):
         """The mean of xa, shape (N,), in full and in a tensor of its own; it waits for the network."""
         self._arrive()
-        reference = MPIReference(self.comm, xa)
+        reference = MPIReference(self.comm, xa, self.terms)
         mean = reference.exact(xa, started=False)
         self.bytes_sent += reference.bytes_sent
         self.wait_seconds += reference.wait_seconds
         return mean
 
     def _reduction(self, xa):
+        part, me = self.e.numel(), self.comm.Get_rank()
+        numbers = self.terms.numbers(self.comm, torch.float32).view(self.n, -1)[me].view(torch.bfloat16)
         with self._staging.beside():
             self._q[: xa.numel()] = xa - self.h
-        send = self._staging.out(self._q, self._send)
+        self._staging.out(self._q, self._send)
         yield self._staging.idle
-        yield self.comm.Ialltoall(numbers(send), numbers(self._receive)).Test
-        self._staging.back(self._receive, self._r)
+        yield from self.terms.greet(self.comm, self._ranks)
+        arrive = self._receive[: self.n * part]
+        yield self.comm.Ialltoall(bits16(self._send), bits16(arrive)).Test
+        self._staging.back(arrive, self._r[: self.n * part])
         with self._staging.beside():
-            self._sum.copy_(self._r.view(self.n, -1).to(self._sum.dtype).sum(0))
+            self._sum.copy_(self._r[: self.n * part].view(self.n, -1).to(self._sum.dtype).sum(0))
             eq_8d([self._sum], self.n)
-            self._s.copy_(self._sum.add_(self.e))
-        send = self._staging.out(self._s, self._send_s)
+            self._s[:part] = self._sum.add_(self.e)
+        self._staging.out(self._s, self._send_s)
         yield self._staging.idle
-        self.bytes_sent += 2 * (self.n - 1) * send.nbytes
-        yield self.comm.Iallgather(numbers(send), numbers(self._receive)).Test
+        self._send_s[part:] = numbers
+        self.bytes_sent += (self.n - 1) * (self._send[:part].nbytes + self._send_s.nbytes)
+        yield self.comm.Iallgather(bits16(self._send_s), bits16(self._receive)).Test
+        told = self._receive.view(self.n, -1)[:, part:].contiguous().view(torch.float32)
+        self.terms.check(told, self._ranks)
         self._staging.back(self._receive, self._r)
         self._arrived = True
 
@@ -73,11 +91,12 @@ class CompressedReference(MPIReference):
             self._arrived = False
             with self._staging.beside():
                 self.h += self._q[: self.h.numel()]
-                self.mean += self._r[: self.mean.numel()]
-                torch.sub(self._sum, self._s, out=self.e)
+                told = self._r.view(self.n, -1)[:, : self.e.numel()].reshape(-1)
+                self.mean += told[: self.mean.numel()]
+                torch.sub(self._sum, self._s[: self.e.numel()], out=self.e)
         return super().collect()
 
 
-def numbers(tensor):
+def bits16(tensor):
     """A bfloat16 tensor as NumPy and MPI know it, 16 bits a number, in the same memory."""
     return tensor.view(torch.int16).numpy()

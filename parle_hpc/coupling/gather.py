@@ -2,8 +2,8 @@
 
 import torch
 
-from ..cluster.topology import mpi
-from ..cluster.waiting import wait_for
+from ..cluster.topology import mpi, world_ranks
+from ..cluster.waiting import called, wait_for
 
 
 class Gather:
@@ -17,6 +17,7 @@ class Gather:
 
     def __init__(self, comm, shares, like):
         self.comm, self.mine = comm, shares[comm.Get_rank()]
+        self._ranks = world_ranks(comm)
         self.counts = [share.stop - share.start for share in shares]
         self._host = torch.empty(like.shape, dtype=like.dtype, pin_memory=True) if like.is_cuda else None
 
@@ -29,6 +30,6 @@ class Gather:
         if host is not whole:
             host[self.mine].copy_(whole[self.mine])
         request = self.comm.Iallgatherv(mpi().IN_PLACE, [host.numpy(), self.counts])
-        wait_for(request.Test, "the other ranks' shares of the replica")
+        wait_for(request.Test, "the other ranks' shares", call=called("shares", self._ranks))
         if host is not whole:
             whole.copy_(host)

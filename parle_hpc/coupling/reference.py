@@ -12,8 +12,10 @@ reference is used as
 
 import time
 
-from ..cluster.waiting import wait_for
+from ..cluster.topology import world_ranks
+from ..cluster.waiting import called, wait_for
 from ..equations import eq_8d
+from .terms import Terms
 from .transport import Staging, Travelling
 
 
@@ -22,6 +24,7 @@ class SerialReference:
 
     bytes_sent = 0
     wait_seconds = 0.0
+    fresh = True
 
     def __init__(self, like):
         self.mean = like.clone()
@@ -39,6 +42,9 @@ class SerialReference:
     def reset(self, xa):
         pass
 
+    def release(self):
+        pass
+
     def exact(self, xa, started):
         return xa
 
@@ -49,38 +55,57 @@ class MPIReference:
     Args:
         comm: an mpi4py communicator with one rank of each replica.
         like: a flat tensor, shape (N,), whose type and device the mean has.
+        terms: Terms, in which the ranks must agree.
 
-    `collect` raises TimeoutError where another replica does not answer within waiting.PATIENCE.
+    What asks for the mean raises TimeoutError where another replica does not answer within the patience of
+    cluster.waiting, and Disagreement where the ranks do not agree.
 
     Attributes:
-        bytes_sent: payload of this rank so far, 2 (n - 1) / n * N * itemsize a reduction, the least that any
-            algorithm sends.
+        bytes_sent: payload of this rank so far, 2 (n - 1) / n times what travels, in bytes, a reduction: the least
+            that any algorithm sends.
         wait_seconds: time spent in `collect` so far.
         state: tensors by name that a later mean depends on.
+        fresh: whether `exact` gives the mean as it is now, also where one was started before.
     """
 
-    def __init__(self, comm, like):
+    fresh = False
+    kind = "the mean of the replicas"
+
+    def __init__(self, comm, like, terms=None):
         self.state = {}
         self.comm, self.n = comm, comm.Get_size()
-        self.mean = like.clone()
+        self.terms = terms or Terms()
         self.bytes_sent, self.wait_seconds = 0, 0.0
-        self._staging = Staging(like.device)
-        self._send, self._receive = self._staging.mirror(like), self._staging.mirror(self.mean)
-        self._travels = None
+        self._staging, self._ranks = Staging(like.device), world_ranks(comm)
+        self._prepare(like)
+        self._travels = self._call = None
+
+    def _prepare(self, like):
+        """The mean, and behind it in the same memory what the ranks tell one another of themselves."""
+        self._numbers = self.terms.numbers(self.comm, like.dtype).numel()
+        whole = like.new_empty(like.numel() + self._numbers)
+        self.mean = whole[: like.numel()].copy_(like)
+        self._host = self._staging.mirror(whole)
 
     def start(self, xa):
-        """Start the reduction of xa, shape (N,), which must not change before `collect`."""
+        """Start the reduction of xa, shape (N,), which on a device must not change before `collect`."""
         self.collect()  # a reduction that nobody wanted, as before a state is loaded
         self._staging.follow()
-        self._travels = Travelling(self._reduction(xa))
+        self._call = called(self.kind, self._ranks)
+        self._travels = Travelling(self._reduction(xa), self._call)
 
     def _reduction(self, xa):
         """The steps of a reduction; each yields what must be true before the next may be taken."""
-        send = self._staging.out(xa, self._send)
+        host, N = self._host, xa.numel()
+        host[N:] = self.terms.numbers(self.comm, host.dtype)
+        self._staging.out(xa, host[:N])
         yield self._staging.idle
-        self.bytes_sent += 2 * (self.n - 1) * send.nbytes // self.n
-        yield self.comm.Iallreduce(send.numpy(), self._receive.numpy()).Test
-        self._staging.back(self._receive, self.mean)
+        yield from self.terms.greet(self.comm, self._ranks)
+        self.bytes_sent += 2 * (self.n - 1) * host.nbytes // self.n
+        # in place: the mean of the last round is not wanted any more once the next is on its way
+        yield self.comm.Iallreduce(None, host.numpy()).Test
+        self.terms.check(host[N:], self._ranks)
+        self._staging.back(host[:N], self.mean)
         with self._staging.beside():
             eq_8d([self.mean], self.n)
 
@@ -92,7 +117,7 @@ class MPIReference:
         if self._travels is None:
             return
         started = time.perf_counter()
-        wait_for(self._travels.over, "the mean of the replicas")
+        wait_for(self._travels.over, self.kind, call=self._call)
         self._travels = None
         self.wait_seconds += time.perf_counter() - started
 
@@ -101,6 +126,10 @@ class MPIReference:
         self._arrive()
         self._staging.join()
         return self.mean
+
+    def release(self):
+        """What was given to `start` may change from now on, after what the device has been given so far."""
+        self._staging.join()
 
     def reset(self, xa):
         """Begin anew with xa, shape (N,), of which nothing has been told yet."""

@@ -1,15 +1,14 @@
 """How a mean travels: to the host and back on a side stream, and between the ranks while nobody asks."""
 
 import atexit
-import os
 import threading
 import time
 from contextlib import nullcontext, suppress
 
 import torch
 
-from ..cluster.waiting import PATIENCE
-from ..errors import say
+from ..cluster.lookout import settle_first
+from ..cluster.waiting import wait_for
 
 INTERVAL = 0.003  # seconds between two looks at a request that travels
 
@@ -38,11 +37,11 @@ class Staging:
             self._stream.wait_stream(torch.cuda.current_stream())
 
     def out(self, tensor, mirror):
-        """Start to bring a tensor to the host; what MPI may read once `idle` is true."""
-        if self._stream is None:
-            return tensor
+        """Start to bring a tensor to the host's memory that MPI reads once `idle` is true."""
+        if self._stream is None and tensor is mirror:
+            return
         with self.beside():
-            return mirror.copy_(tensor, non_blocking=True)
+            mirror.copy_(tensor, non_blocking=True)
 
     def back(self, mirror, tensor):
         """Start to bring to the device what MPI wrote."""
@@ -71,13 +70,16 @@ class Travelling:
     Args:
         steps: a generator; each of its values is called, by one thread at a time, until it is true, and then the next
             step is taken. Nothing is called once the last is: MPI may have ended.
+        call: cluster.waiting.Call of the reduction.
     """
 
-    def __init__(self, steps):
+    def __init__(self, steps, call=None):
         self._steps, self._lock, self._error = steps, threading.Lock(), None
         self._due = next(steps)
         if not self.over():
-            threading.Thread(target=self._move, name="travelling", daemon=True).start()
+            thread = threading.Thread(target=self._move, name="travelling", daemon=True)
+            thread.call = call
+            thread.start()
 
     def over(self):
         """Take the steps that can be taken; whether all are. Raises what went wrong, in whichever thread."""
@@ -100,12 +102,12 @@ class Travelling:
                 time.sleep(INTERVAL)
 
 
-@atexit.register
-def _arrive_before_the_end():
+def arrive_before_the_end():
     """The memory that MPI writes to goes with the interpreter, and no thread may be in a call of MPI when it ends."""
     for thread in threading.enumerate():
         if thread.name == "travelling":
-            thread.join(PATIENCE)
-            if thread.is_alive():
-                say(f"a mean of the replicas did not arrive within {PATIENCE:.0f} s of the end; another rank is dead")
-                os._exit(1)
+            wait_for(lambda thread=thread: not thread.is_alive(), "a mean under way at the end", call=thread.call)
+
+
+atexit.register(arrive_before_the_end)
+settle_first.append(arrive_before_the_end)

@@ -1,9 +1,7 @@
 """The ranks of a replica hold the same bits after every step; a faulty device, or another library, shows in them."""
 
-import torch
-
-from ..algorithms.layout import in_memory_order
 from ..cluster.agreement import Group, from_all
+from ..cluster.fingerprint import bits
 from ..errors import Drifted
 
 
@@ -32,5 +30,4 @@ def compare_weights(tensors, topology, hosts):
 
 def checksum(tensors):
     """A number of 52 bits, which a float holds, that differs where a bit of the tensors does (but for rare chances)."""
-    total = sum(in_memory_order(t.detach()).view(torch.int32).sum(dtype=torch.int64) for t in tensors)
-    return float(int(total) % (1 << 52))
+    return float(int(bits(tensors)) % (1 << 52))

@@ -21,6 +21,9 @@ class ThreadComm:
     def Get_size(self):
         return self._size
 
+    def Get_rank(self):
+        return self._rank
+
     def Dup(self):
         self._copies += 1
         with self._shared.lock:
@@ -38,7 +41,10 @@ class ThreadComm:
         return self._exchange(send, receive, lambda parts: np.concatenate([part[mine] for part in parts]))
 
     def _exchange(self, send, receive, combine):
-        assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
+        if send is None:  # in place
+            send = receive
+        else:
+            assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
         call, self._calls = self._calls, self._calls + 1
         with self._shared.lock:
             self._shared.sent[call, self._rank] = send.copy()

@@ -1,0 +1,90 @@
+"""Weights that somebody else has changed: loaded, broadcast, masked, clamped, frozen.
+
+A changed element of the live weights is taken over: x^a, z and, at the next coupling, x take its value, and x^a is at
+rest there. What an optimiser left is known by sums of its bits, a sum for each block: the first change in mid-round
+takes over the blocks that it lies in, and from then on a copy of what was left shows which elements are others.
+"""
+
+import torch
+
+NARROW = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Outside:
+    """Notices changes of the live weights between two steps of an optimiser over `layout`.
+
+    Attributes:
+        tracks: whether a copy of what was left is kept, since somebody has changed weights in mid-round.
+    """
+
+    def __init__(self, layout):
+        self._layout, self._left = layout, None
+        self.forget()
+
+    def forget(self):
+        """What the live weights are at the next step is as it should be."""
+        self._sums, self._differ = [None] * len(self._layout.blocks), [None] * len(self._layout.blocks)
+        self._known = False
+
+    @property
+    def tracks(self):
+        return self._left is not None
+
+    def track(self):
+        """From the next step on keep a copy of what was left."""
+        if self._left is None:
+            self._left, self._known = self._layout.zeros(), False
+
+    def arrive(self, i, vectors):
+        """Before a step changes block i, whose live weights are `vectors`."""
+        if self._sums[i] is not None and not self.tracks:
+            differs = self._sums[i] != sum_of(vectors)
+            self._differ[i] = differs if self._differ[i] is None else self._differ[i] | differs
+
+    def leave(self, i, vectors):
+        """After a step has changed block i."""
+        if not self.tracks:
+            self._sums[i] = sum_of(vectors)
+
+    def left(self):
+        """The optimiser has changed the live weights, and is done with it."""
+        if self.tracks:
+            self._layout.pack(self._left)
+            self._known = True
+
+    def since_the_last_step(self):
+        """Bool of shape (N,): elements that are not what the last step left; None where none was seen to change."""
+        if self.tracks:
+            return self.unlike(self._left) if self._known else None
+        for i, vectors in enumerate(self._layout.live_runs()):
+            self.arrive(i, vectors)
+        return self.in_blocks()
+
+    def in_blocks(self):
+        """Bool of shape (N,): the blocks in which a step found other weights than the one before had left, or None."""
+        found = [i for i, differs in enumerate(self._differ) if differs is not None and bool(differs)]
+        self._differ = [None] * len(self._differ)
+        if not found:
+            return None
+        self.track()
+        return self._layout.marked([self._layout.span_of_block(i) for i in found])
+
+    def unlike(self, flat):
+        """Bool of shape (N,): elements of the live weights that are not those of a flat buffer; None where all are."""
+        if self._layout.holds(flat):
+            return None
+        live = self._layout.zeros()
+        self._layout.pack(live)
+        return live != self._layout.rounded(flat)
+
+
+def sum_of(vectors):
+    """Sum of the bits of vectors, int64, whatever the order of adding: those of an even length by eight bytes each."""
+    total = 0
+    for v in vectors:
+        even = v.numel() // 2 * 2 if v.storage_offset() % 2 == 0 and v.element_size() == 4 else 0
+        if even:
+            total = total + v[:even].view(torch.int64).sum()
+        if even < v.numel():
+            total = total + v[even:].view(NARROW[v.element_size()]).sum(dtype=torch.int64)
+    return total

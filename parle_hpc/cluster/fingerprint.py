@@ -1,0 +1,57 @@
+"""What ranks compare instead of the thing itself: numbers that a float holds exactly, and the line where they differ."""
+
+import hashlib
+
+import torch
+
+from ..errors import Disagreement
+
+WIDTH = {torch.float64: torch.int64, torch.float32: torch.int32}
+
+
+def in_memory_order(tensor):
+    """A dense tensor as a vector, shape (numel,), in the order of its memory, which it shares."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def bits(tensors):
+    """Sum of the tensors' bits, int64 of shape (), on their device: differs where a bit does, but for rare chances."""
+    whole = [t.detach().contiguous().view(-1) for t in tensors]
+    return sum(t.view(WIDTH.get(t.dtype, torch.int16)).sum(dtype=torch.int64) for t in whole)
+
+
+def digest(value, width=52):
+    """A number of so many bits that stands for a value, whose repr is the same on all ranks."""
+    return int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:8], "little") % (1 << width)
+
+
+def compare(names, rows, ranks, where, shown=()):
+    """Raise Disagreement, naming the first thing that differs and on which ranks, where the rows are not all alike.
+
+    Args:
+        names: what the numbers of a row stand for.
+        rows: a row of numbers for each rank.
+        ranks: the world rank of each row.
+        where: what the line begins with.
+        shown: names of which the number itself says something.
+    """
+    if all(row == rows[0] for row in rows):
+        return
+    for name, values in zip(names, zip(*rows, strict=True), strict=True):
+        found = {}
+        for rank, value in zip(ranks, values, strict=True):
+            found.setdefault(value, []).append(rank)
+        if len(found) > 1:
+            break
+    if name in shown:
+        told = ", ".join(f"{value:g} on {numbered(on)}" for value, on in found.items())
+        raise Disagreement(f"{where}: {name} is {told}; it must be the same on all ranks", min(ranks))
+    usual = max(found.values(), key=len)
+    others = [rank for on in found.values() if on is not usual for rank in on]
+    raise Disagreement(f"{where}: {name} differ between {numbered(usual)} and {numbered(others)}", min(ranks))
+
+
+def numbered(ranks):
+    """Ranks as a line names them."""
+    shown = ", ".join(map(str, ranks[:6])) + (f" and {len(ranks) - 6} more" if len(ranks) > 6 else "")
+    return f"rank{'s' * (len(ranks) > 1)} {shown}"

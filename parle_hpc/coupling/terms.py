@@ -1,0 +1,54 @@
+"""What the ranks between which a mean travels must have in common, and how they tell one another.
+
+Before the first mean the facts that never change are compared, in a message of their own since means of different
+lengths cannot meet; after that a few numbers of each rank travel behind every mean, each in its rank's place, where the
+others put zeros. All of it happens where the mean travels, and no step waits for it.
+"""
+
+import numpy as np
+import torch
+
+from ..cluster.fingerprint import compare
+
+PROGRESS = (
+    "the number of optimiser steps at the coupling",
+    "the number of calls of at_reference",
+    "the step of the last at_reference",
+)
+WHERE = "at a coupling: the ranks do not agree"
+
+
+class Terms:
+    """Facts that must be the same on the ranks of a communicator.
+
+    Args:
+        facts: {what a message calls it: number}, the same keys in the same order on all ranks.
+        progress: function giving a number for each of PROGRESS.
+        shown: names of facts of which the number itself says something.
+    """
+
+    def __init__(self, facts=(), progress=lambda: (0, 0, 0), shown=()):
+        self._facts, self._progress, self._shown = dict(facts), progress, (*shown, *PROGRESS)
+        self._greeted = False
+
+    def numbers(self, comm, dtype):
+        """What travels behind the next mean, zero but in this rank's place, shape (n * len(PROGRESS),)."""
+        found = torch.zeros(comm.Get_size(), len(PROGRESS), dtype=dtype)
+        found[comm.Get_rank()] = torch.tensor(self._progress(), dtype=dtype)
+        return found.view(-1)
+
+    def check(self, numbers, ranks):
+        """Raise Disagreement where what has come with a mean is not the same on all `ranks`, world ranks."""
+        rows = [tuple(row) for row in numbers.view(-1, len(PROGRESS)).tolist()]
+        compare(PROGRESS, rows, ranks or range(len(rows)), WHERE, self._shown)
+
+    def greet(self, comm, ranks):
+        """The steps of the exchange before the first mean between `ranks`, for Travelling; none later on."""
+        if self._greeted or not self._facts:
+            return
+        self._greeted = True
+        mine = np.array([*self._facts.values()], np.float64)
+        everyone = np.empty(comm.Get_size() * len(mine))
+        yield comm.Iallgather(mine, everyone).Test
+        rows = [tuple(row) for row in everyone.reshape(-1, len(mine)).tolist()]
+        compare(self._facts, rows, ranks or range(len(rows)), WHERE, self._shown)
