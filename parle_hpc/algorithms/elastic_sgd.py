@@ -8,7 +8,8 @@ from torch.optim.optimizer import ParamsT
 
 from ..coupling.choice import reference_over, refuse_other_communicators
 from ..equations import eq_7a, eq_7b, eq_9
-from .flat_optimizer import SGD_ROUND, FlatOptimizer, require
+from .flat_optimizer import SGD_ROUND, FlatOptimizer
+from .flat_state import require
 from .parle import RHO_CLIP
 
 

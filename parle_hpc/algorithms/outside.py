@@ -26,6 +26,13 @@ class Outside:
         self._sums, self._differ = [None] * len(self._layout.blocks), [None] * len(self._layout.blocks)
         self._known = False
 
+    def see(self):
+        """What the live weights are now is as it should be."""
+        self.forget()
+        if not self.tracks:
+            self._sums = [sum_of(vectors) for vectors in self._layout.live_runs()]
+        self.left()
+
     @property
     def tracks(self):
         return self._left is not None
@@ -36,10 +43,15 @@ class Outside:
             self._left, self._known = self._layout.zeros(), False
 
     def arrive(self, i, vectors):
-        """Before a step changes block i, whose live weights are `vectors`."""
-        if self._sums[i] is not None and not self.tracks:
-            differs = self._sums[i] != sum_of(vectors)
-            self._differ[i] = differs if self._differ[i] is None else self._differ[i] | differs
+        """Before a step changes block i, whose live weights are `vectors`; whether they are seen to be others.
+
+        A device is not waited for: what is not seen at once is `in_blocks` later.
+        """
+        if self._sums[i] is None or self.tracks:
+            return False
+        differs = self._sums[i] != sum_of(vectors)
+        self._differ[i] = differs if self._differ[i] is None else self._differ[i] | differs
+        return self._layout.device.type == "cpu" and bool(differs)
 
     def leave(self, i, vectors):
         """After a step has changed block i."""
@@ -79,7 +91,7 @@ class Outside:
 
 
 def sum_of(vectors):
-    """Sum of the bits of vectors, int64, whatever the order of adding: those of an even length by eight bytes each."""
+    """Sum of the vectors' bits, of eight bytes each where that is possible, whatever the order in which it adds."""
     total = 0
     for v in vectors:
         even = v.numel() // 2 * 2 if v.storage_offset() % 2 == 0 and v.element_size() == 4 else 0
@@ -87,4 +99,4 @@ def sum_of(vectors):
             total = total + v[:even].view(torch.int64).sum()
         if even < v.numel():
             total = total + v[even:].view(NARROW[v.element_size()]).sum(dtype=torch.int64)
-    return total
+    return total.item() if vectors[0].device.type == "cpu" else total

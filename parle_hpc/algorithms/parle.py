@@ -17,16 +17,17 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
 from torch.optim.optimizer import ParamsT
 
 from ..coupling.choice import PAYLOADS, reference_over, refuse_other_communicators
 from ..coupling.gather import Gather
 from ..equations import eq_8a, eq_8b, eq_8c, eq_9
-from .flat_optimizer import FlatOptimizer, require
+from .flat_optimizer import FlatOptimizer
+from .flat_state import require
 
 GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
 REFERENCES = ("current", "lagged", "average")
@@ -94,7 +95,7 @@ class Parle(FlatOptimizer):
         payload: str = "full",
         gather: Callable[..., None] | None = None,
     ) -> None:
-        require(isinstance(L, int) and L >= 1, "L", L, "a whole number of at least 1")
+        require(isinstance(L, Integral) and L is not True and L >= 1, "L", L, "a whole number of at least 1")
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
         require(gamma0 > 0, "gamma0", gamma0, "above 0")
         require(rho0 > 0, "rho0", rho0, "above 0")
@@ -127,6 +128,7 @@ class Parle(FlatOptimizer):
         if reference == "lagged" and self._elastic:
             self.lagged = self._layout.zeros(share=True)
         self._set_terms(
+            (reference, inside, payload),
             **{"L": L, "alpha": alpha, "gamma0": gamma0, "rho0": rho0, "batches_per_epoch": batches_per_epoch},
             **{"the number of ranks in a replica": self._m},
         )
@@ -288,12 +290,9 @@ class Parle(FlatOptimizer):
         workers_own = self._deputy is not None and name in ("z", "v_y")
         return "own" if workers_own or name == "payload_e" else super()._kind(name, flat)
 
-    def restore(self, saved: dict[str, np.ndarray], steps: int, groups: list[dict[str, Any]]) -> None:
-        """As FlatOptimizer's; what has been told of x^a begins anew where nothing of it was saved."""
-        super().restore(saved, steps, groups)
-        if self._mean is not None and not self._mean.state.keys() <= saved.keys():
+    def _begin_to_tell(self, found):
+        if self._mean is not None and not self._mean.state.keys() <= found.keys():
             self._mean.reset(self.x[self._mine])
-            self._restart()
 
     def _restore_weights(self):
         self._reset_y()  # at the end of a round y = x^a

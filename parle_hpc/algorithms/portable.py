@@ -40,11 +40,13 @@ def unpack(optimizer: Any, state_dict: dict[str, Any]) -> tuple[dict[str, torch.
 
     Changes nothing. Raises ValueError where it does not fit: a state of another optimiser, network or replica.
     """
-    layout, state = optimizer._layout, state_dict.get("state", {})
-    kind = type(optimizer).__name__
+    layout, kind = optimizer._layout, type(optimizer).__name__
+    # tools name the parameters otherwise, and keep their order in the groups
+    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    state = [state_dict["state"][key] for key in keys if key in state_dict["state"]]
     if len(state) != len(layout.params):
         raise ValueError(
-            f"the state has {len(state)} parameters, and this {kind} {len(layout.params)}: it is another network's"
+            f"the state is of {len(state)} parameters, and this {kind} has {len(layout.params)}: it is another network's"
         )
     replica = state_dict.get("replica", {})
     mine, n = optimizer._of_replica()
@@ -53,20 +55,20 @@ def unpack(optimizer: Any, state_dict: dict[str, Any]) -> tuple[dict[str, torch.
             f"the state is that of replica {replica['index']}, and this rank is of replica {mine}: x^a, z and the "
             "momenta are one replica's own; save it on the first rank of each replica, and load each its own"
         )
-    own = replica.get("own", [])
-    here = own[optimizer._place] if len(own) == optimizer._m else {}
-    found, steps = {}, None
+    places = replica.get("own", [])
+    here = places[optimizer._place] if len(places) == optimizer._m else {}
+    found = {}
     for name, (flat, which) in optimizer.saved().items():
         if name in here:
             require_fit(kind, name, here[name].numel() == flat.numel(), f"{flat.numel()} floats")
             found[name] = here[name]
-        elif all(name in state[i] for i in range(len(state))):
-            found[name] = flattened(optimizer, name, [state[i][name] for i in range(len(state))])
+        elif all(name in entry for entry in state):
+            found[name] = flattened(optimizer, name, [entry[name] for entry in state])
         else:
-            # what has been told of the weights begins anew
-            require_fit(kind, name, which == "own" and name.startswith("payload_"), "in the state of every parameter")
-    steps = {int(entry["step"]) for entry in state.values()}
-    require_fit(kind, "step", len(steps) == 1, "one number")
+            # what has been told of the weights may begin anew
+            require_fit(kind, name, name.startswith("payload_"), "in the state of every parameter")
+    steps = {int(entry.get("step", -1)) for entry in state}
+    require_fit(kind, "step", len(steps) == 1 and min(steps) >= 0, "one number")
     return found, steps.pop(), bool(replica.get("tracks", False))
 
 

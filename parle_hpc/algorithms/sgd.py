@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.optim.optimizer import ParamsT
 
+from ..cluster.fingerprint import in_memory_order
 from .flat_optimizer import SGD_ROUND
-from .layout import in_memory_order
 
 
 class SGD(torch.optim.SGD):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .topology import mpi
-from .waiting import wait_for, waits
+from .topology import mpi, world_ranks
+from .waiting import called, wait_for, waits
 
 
 def from_first(comm, value):
@@ -14,7 +14,7 @@ def from_first(comm, value):
 
 def from_all(comm, value):
     """The values of all ranks of `comm`, in their order, on every rank. Collective over it."""
-    with waits():
+    with waits("what the other ranks tell", called("exchanges", world_ranks(comm))):
         return comm.allgather(value)
 
 
@@ -40,7 +40,8 @@ class Group:
             return mine
         result = np.empty_like(mine)
         request = self._comm.Iallreduce(mine, result, op=getattr(mpi(), op))
-        wait_for(request.Test, "another rank's part of the validation")
+        call = called("sums in a validation", world_ranks(self._comm))
+        wait_for(request.Test, "the other ranks' part of the validation", call=call)
         return result
 
 

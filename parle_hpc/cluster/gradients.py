@@ -81,7 +81,7 @@ class GradientMean:
 
     def _reduce(self, flat, params):
         travels = flat.cpu() if flat.is_cuda and self._on_host else flat
-        with waits("average_gradients", called("average_gradients", self.ranks)):
+        with waits("the other ranks in average_gradients", called("calls of average_gradients", self.ranks)):
             try:
                 self._mean(travels)
             except RuntimeError as error:

@@ -15,12 +15,12 @@ import traceback
 from itertools import count
 
 from ..errors import BAD_INPUT, BadInput, Disagreement, say
-from .fingerprint import numbered
-from .waiting import OTHERS_WAIT, calls_so_far, now_waits, waits
+from .fingerprint import compare, numbered
+from .waiting import OTHERS_WAIT, calls_so_far, leave, now_waits, waits
 
-LONG, LOOK = 3.0, 0.25  # seconds: a wait that is worth telling, and between two looks
+LONG, LOOK, FIRST = 3.0, 0.25, 2.0  # seconds: a wait that is worth telling, between two looks, and for rank 0 to speak
 REPORT, QUESTION = 1, 2  # tags
-ENDED = "has ended its script"
+ENDED = "at the end of the script"
 
 settle_first = []  # called at the end of a script, before this rank says that it has ended
 
@@ -59,11 +59,15 @@ def whom(states, rank):
 
 def in_words(states, stuck):
     """The line about ranks that cannot go on."""
-    rank = min(stuck)
-    others = [r for r in whom(states, rank) if r in states and states[r].lacks(states[rank].wait.call)]
+    awaited = {
+        other
+        for rank in stuck
+        for other in whom(states, rank)
+        if other in states and states[other].lacks(states[rank].wait.call)
+    }
     ways = {}
-    for r in sorted({*stuck, *others}):
-        ways.setdefault(what_it_does(states[r]), []).append(r)
+    for rank in sorted(stuck | awaited):
+        ways.setdefault(what_it_does(states[rank]), []).append(rank)
     told = "; ".join(f"{numbered(ranks)} {way}" for way, ranks in ways.items())
     return f"no rank can go on: {told}; every rank must call the same functions, equally often"
 
@@ -71,7 +75,14 @@ def in_words(states, stuck):
 def what_it_does(state):
     if state.wait is None:
         return ENDED
-    return f"in {state.wait.what} (call {state.wait.call.number} of its kind)"
+    return f"waiting for {state.wait.what} (number {state.wait.call.number})"
+
+
+def one_line(kind, error, trace):
+    """What Python is to do with an exception that nobody caught, before there is a Lookout: BadInput is one line."""
+    if isinstance(error, BadInput):
+        leave(str(error), BAD_INPUT)
+    sys.__excepthook__(kind, error, trace)
 
 
 class Lookout:
@@ -142,6 +153,19 @@ class Lookout:
             self._states[0] = mine
         ended = sum(state.wait is None for state in self._states.values())
         self._over = self._ended and ended == self._size
+        if self._over:
+            self._compare()
+
+    def _compare(self):
+        """End the job where ranks have ended that did not do everything equally often."""
+        calls = [self._states[rank].calls for rank in range(self._size)]
+        for kind, members in sorted({key for each in calls for key in each}):
+            ranks = members or range(self._size)
+            rows = [(calls[rank].get((kind, members), 0),) for rank in ranks]
+            try:
+                compare([f"the number of {kind}"], rows, ranks, "the script has ended", shown=[f"the number of {kind}"])
+            except Disagreement as error:
+                self.end_all(str(error), BAD_INPUT)
 
     def _judge(self):
         stuck = cannot_go_on(self._states)
@@ -176,6 +200,8 @@ class Lookout:
         if isinstance(error, BadInput | Disagreement):
             if self._rank != getattr(error, "speaker", 0):
                 time.sleep(OTHERS_WAIT)
+            elif self._rank:
+                time.sleep(FIRST)  # rank 0 may have the like to say
             self.end_all(str(error), BAD_INPUT)
         traceback.print_exception(kind, error, trace)
         sys.stderr.flush()

@@ -17,10 +17,10 @@ import torch
 from ..errors import BadInput
 from .fingerprint import compare
 from .gradients import GradientMean
-from .lookout import Lookout
+from .lookout import Lookout, one_line
 from .placement import placement
 from .start import mpi_libraries, prepare_environment, start
-from .waiting import PATIENCE, START_UP, be_patient, bounded, called, waits
+from .waiting import PATIENCE, SHARES, START_UP, be_patient, bounded, called, waits
 
 T = TypeVar("T")
 REPLICA = "parle_hpc's replica"  # the name that MPI knows the communicator by
@@ -135,6 +135,7 @@ class Topology:
         with one line where the groups do not answer within two minutes.
         """
         here = placement(os.environ)
+        sys.excepthook = one_line
         m = divide(here.size, replicas)
         be_patient(patience)
         prepare_environment(os.environ, len(os.sched_getaffinity(0)), patience)
@@ -147,7 +148,7 @@ class Topology:
             Topology._last._end()
         elif self._hvd.is_initialized():
             raise BadInput(
-                "hvd.init() was called before Topology.split, which starts Horovod on each replica; leave hvd.init() out"
+                "hvd.init() was called before Topology.split, which itself starts Horovod on each replica; leave it out"
             )
         Topology._last = self
         self.world = start(MPI, here)
@@ -241,7 +242,7 @@ class Topology:
             result = function(*arguments)
         except BadInput as raised:
             error = str(raised)
-        with waits("Topology.together", called("together", self._all)):
+        with waits("the other ranks in Topology.together", called("calls of together", self._all)):
             errors = [e for e in self.world.allgather(error) if e is not None]
         if errors:
             raise BadInput(errors[0])
@@ -254,7 +255,7 @@ class Topology:
         others.
         """
         tensors = some(tensors, "broadcast")
-        with waits("Topology.broadcast", called("broadcast", self._all)):
+        with waits("the other ranks in Topology.broadcast", called("calls of broadcast", self._all)):
             facts = (len(tensors), [(tuple(t.shape), str(t.dtype)) for t in tensors])
             everyone = [(number, str(shapes)) for number, shapes in self.world.allgather(facts)]
             names = ("the number of tensors", "the shapes and types of the tensors")
@@ -290,5 +291,5 @@ class Topology:
 
         The slices of the replica's ranks, in their order, are the whole. Collective over the replica.
         """
-        with waits("the other ranks' shares", called("shares", self._gradient_mean.ranks)):
+        with waits(SHARES, called("calls that put shares together", self._gradient_mean.ranks)):
             whole.copy_(self._hvd.allgather(whole[mine], name="shares"))

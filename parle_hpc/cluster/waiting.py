@@ -15,6 +15,7 @@ from .placement import placement
 
 PATIENCE = 600.0  # seconds to wait for other ranks before the job is ended
 START_UP = 120.0  # seconds for the start of MPI and Horovod, and for what a run reads before its first round
+SHARES = "the other ranks' shares of x^a, at a coupling, in at_reference or state_dict"
 OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the others leave
 
 
@@ -105,8 +106,13 @@ def called(kind, members):
     return Call(kind, members, _calls[kind, members])
 
 
+def counted(kind):
+    """Count what every rank must do equally often, though they do not do it together."""
+    _calls[kind, ()] += 1
+
+
 def calls_so_far():
-    """{(kind, members): number of the last one that this rank has come to}."""
+    """{(kind, members): number of the last one that this rank has come to}; without members what was `counted`."""
     return dict(_calls)
 
 

@@ -3,9 +3,10 @@
 import torch
 
 from ..cluster.topology import world_ranks
-from ..cluster.waiting import called, waits
+from ..cluster.waiting import called, wait_for, waits
 from ..equations import eq_8d
 from .reference import MPIReference
+from .terms import Terms
 
 
 class CompressedReference(MPIReference):
@@ -26,8 +27,15 @@ class CompressedReference(MPIReference):
     kind = "the mean of the replicas in bfloat16"
 
     def __init__(self, comm, like, terms=None):
+        ranks = world_ranks(comm)
+        what, call = (
+            "the other replicas' Parle(payload='bfloat16')",
+            called("optimisers made with payload bfloat16", ranks),
+        )
+        for done in (terms or Terms()).greet(comm, ranks):
+            wait_for(done, what, call=call)
         # two collectives follow one another, the second when the first has ended: nobody else's may come between
-        with waits("payload 'bfloat16', made on all replicas", called("bfloat16", world_ranks(comm))):
+        with waits(what, call):
             own = comm.Dup()
         super().__init__(own, like, terms)
 
@@ -67,7 +75,6 @@ class CompressedReference(MPIReference):
             self._q[: xa.numel()] = xa - self.h
         self._staging.out(self._q, self._send)
         yield self._staging.idle
-        yield from self.terms.greet(self.comm, self._ranks)
         arrive = self._receive[: self.n * part]
         yield self.comm.Ialltoall(bits16(self._send), bits16(arrive)).Test
         self._staging.back(arrive, self._r[: self.n * part])

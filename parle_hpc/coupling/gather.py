@@ -3,7 +3,7 @@
 import torch
 
 from ..cluster.topology import mpi, world_ranks
-from ..cluster.waiting import called, wait_for
+from ..cluster.waiting import SHARES, called, wait_for
 
 
 class Gather:
@@ -30,6 +30,6 @@ class Gather:
         if host is not whole:
             host[self.mine].copy_(whole[self.mine])
         request = self.comm.Iallgatherv(mpi().IN_PLACE, [host.numpy(), self.counts])
-        wait_for(request.Test, "the other ranks' shares", call=called("shares", self._ranks))
+        wait_for(request.Test, SHARES, call=called("calls that put shares together", self._ranks))
         if host is not whole:
             whole.copy_(host)

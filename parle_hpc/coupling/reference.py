@@ -91,7 +91,7 @@ class MPIReference:
         """Start the reduction of xa, shape (N,), which on a device must not change before `collect`."""
         self.collect()  # a reduction that nobody wanted, as before a state is loaded
         self._staging.follow()
-        self._call = called(self.kind, self._ranks)
+        self._call = called("means started", self._ranks)
         self._travels = Travelling(self._reduction(xa), self._call)
 
     def _reduction(self, xa):

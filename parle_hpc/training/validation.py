@@ -1,15 +1,13 @@
-"""BatchNorm statistics and validation of the reference."""
+"""Validation of the reference."""
 
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..cluster.agreement import Group
 from ..data.split import shares
-from ..errors import BadInput
+from .batchnorm import recompute_statistics, untouched
 
 EVALUATION_BATCH = 500  # images in a forward pass without gradients
 
@@ -19,53 +17,6 @@ class Score(NamedTuple):
 
     error: float
     loss: float
-
-
-@contextmanager
-def untouched(model):
-    """Whatever the body does to modes and BatchNorm statistics, the model has its own again after, bit for bit."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for module, momentum in momenta:
-            module.momentum = momentum
-        for buffer, kept in buffers:
-            buffer.copy_(kept)
-
-
-@torch.no_grad()
-def recompute_statistics(model, batches, group):
-    """BatchNorm statistics of the weights as they are, as torch.optim.swa_utils.update_bn computes them.
-
-    Reset, then the cumulative average over this rank's `batches` of images with dropout off, then the mean over the
-    ranks, weighted by their number of batches. Leaves the model in evaluation mode. Collective over the group.
-    """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    model.eval()
-    for layer in layers:
-        layer.train()
-        layer.reset_running_stats()
-        layer.momentum = None
-    count = 0
-    for images in batches:
-        model(images)
-        count += 1
-    model.eval()
-    if not layers:
-        return
-    statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var)]
-    mine = torch.cat(statistics).double().cpu().numpy() * count
-    *total, batches_of_all = group.sum([*mine, count])
-    if not batches_of_all:
-        raise BadInput("the training set gives no mini-batch of two images for BatchNorm's statistics")
-    mean = torch.tensor(total, dtype=torch.float64) / batches_of_all
-    for s, values in zip(statistics, torch.split(mean, [s.numel() for s in statistics]), strict=True):
-        s.copy_(values)
 
 
 @torch.no_grad()
