@@ -4,6 +4,7 @@
 # make lint    ruff, the floors of the house (import-linter), types of the public names (mypy)
 # make soak    N=100 runs that are killed and go on (RANKS=4 or 3 each), then a run of other numbers of replicas; hours
 # make fuzz    N=500 bad inputs
+# make matrix  each call of the optimiser and the topology left out, made twice, or too early, on one rank; half an hour
 # make slurm   Debian's packages with which the tests of a cluster run, and without which they skip; needs root
 # make clean-env removes the environment
 # make container-test   containers/cpu.def executed in a tree of debootstrap, and used there; root, Debian
@@ -30,7 +31,7 @@ SLURM_PACKAGES := slurm-wlm munge libpmix-dev iproute2 procps
 N ?= 100
 RANKS ?= 4
 
-.PHONY: train test check soak fuzz lint slurm container-test clean-env
+.PHONY: train test check soak fuzz matrix lint slurm container-test clean-env
 
 train: $(VENV)/ready
 	mpirun -np $(NP) $(BIN)/python -m parle_hpc.train $(ARGS)
@@ -45,6 +46,9 @@ check: $(VENV)/ready
 soak: $(VENV)/ready
 	$(BIN)/python tests/faults/soak.py $(N) --ranks $(RANKS)
 	PYTHONPATH=tests $(BIN)/python tests/faults/regroup.py
+
+matrix: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py
 
 fuzz: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python tests/faults/fuzz.py $(N)

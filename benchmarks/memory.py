@@ -7,22 +7,9 @@ The buffers are those of an optimiser that has taken a step, read from the tenso
 """
 
 import torch
-from bench import command_line, write
+from bench import Pair, command_line, write
 
 from parle_hpc import Parle, models
-
-
-class Two:
-    """A communicator over two replicas, whose reduction never ends."""
-
-    def Get_size(self):
-        return 2
-
-    def Iallreduce(self, send, receive):
-        return self
-
-    def Test(self):
-        return False
 
 
 class First:
@@ -44,7 +31,7 @@ def buffers(model, m, reference):
     for p in params:
         p.grad = torch.zeros_like(p)
     settings = {"L": 25, "batches_per_epoch": 390, "reference": reference}
-    optimizer = Parle(params, lr=0.1, comm=Two(), replica=First(m) if m > 1 else None, **settings)
+    optimizer = Parle(params, lr=0.1, comm=Pair(), replica=First(m) if m > 1 else None, **settings)
     optimizer.step()
     found = {"weights": sum(p.nbytes for p in params), "gradients": sum(p.grad.nbytes for p in params)}
     state = {

@@ -10,9 +10,8 @@ Three figures, medians over the repeats, with quartiles:
 
 import gc
 
-import numpy as np
 import torch
-from bench import command_line, device_name, quartiles, shown, side_by_side, write
+from bench import Pair, command_line, device_name, quartiles, shown, side_by_side, write
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import ElasticSGD, EntropySGD, Parle, models
@@ -52,20 +51,6 @@ def thirty_six_million(device):
 
 def state_floats(make):
     """Floats per parameter that an optimiser of two replicas keeps, counted over every tensor alive."""
-
-    class Pair:
-        """A communicator over two replicas that always agree."""
-
-        def Get_size(self):
-            return 2
-
-        def Iallreduce(self, send, receive):
-            np.multiply(send, 2, out=receive)
-            return self
-
-        def Test(self):
-            return True
-
     p = torch.nn.Parameter(torch.zeros(1_000_000))
     p.grad = torch.ones_like(p)
     gc.collect()

@@ -113,9 +113,8 @@ class Parle(FlatOptimizer):
         for group in self.param_groups:
             if group["inner_lr"] is None:
                 # a scheduler that anneals a tensor in place must not reach this one
-                group["inner_lr"] = float(group["lr"])
-                right = "above 0 where inner_lr, which never changes, is not given"
-                require(group["inner_lr"] > 0 or not group["params"], "lr", lr, right)
+                group["inner_lr"] = rate = float(group["lr"])
+                require(rate > 0, "lr", lr, "above 0 where inner_lr, which never changes, is not given")
         self.L, self.alpha, self.B = L, alpha, batches_per_epoch
         self.gamma0, self.rho0, self.reference = gamma0, rho0, reference
         self._inside_replica, self._payload = inside, payload

@@ -1,4 +1,4 @@
-"""The state of a FlatOptimizer as torch's and other people's tools know states: a dict of tensors for each parameter."""
+"""The state of a FlatOptimizer as torch's tools know states: a dict of tensors for each parameter."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def unpack(optimizer: Any, state_dict: dict[str, Any]) -> tuple[dict[str, torch.
     state = [state_dict["state"][key] for key in keys if key in state_dict["state"]]
     if len(state) != len(layout.params):
         raise ValueError(
-            f"the state is of {len(state)} parameters, and this {kind} has {len(layout.params)}: it is another network's"
+            f"the state has {len(state)} parameters, and this {kind} {len(layout.params)}: it is another network's"
         )
     replica = state_dict.get("replica", {})
     mine, n = optimizer._of_replica()
@@ -58,7 +58,7 @@ def unpack(optimizer: Any, state_dict: dict[str, Any]) -> tuple[dict[str, torch.
     places = replica.get("own", [])
     here = places[optimizer._place] if len(places) == optimizer._m else {}
     found = {}
-    for name, (flat, which) in optimizer.saved().items():
+    for name, (flat, _) in optimizer.saved().items():
         if name in here:
             require_fit(kind, name, here[name].numel() == flat.numel(), f"{flat.numel()} floats")
             found[name] = here[name]

@@ -94,7 +94,12 @@ def capture(optimizer, model, place, m, facts):
     own |= {f"buffers/{name}": to_numpy(buffer) for name, buffer in model.named_buffers()}
     own |= {f"random/{name}": np.array(values) for name, values in random_state().items()}
     groups = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
-    return pieces, own, {"groups": groups, **facts}
+    return pieces, own, {"groups": groups, "formats": formats(model), **facts}
+
+
+def formats(model):
+    """How each weight lies in memory, which is the order in which a checkpoint has its elements."""
+    return [list(p.stride()) for p in model.parameters()]
 
 
 def find(out, world):
@@ -154,13 +159,15 @@ def flatten(tables):
 def restore(stored, optimizer, model, scheduler, topology, seed):
     """Bring what trains to where the checkpoint was taken; (the facts of this rank, lines on what is not as it was).
 
-    seed: of the run. Collective over all ranks.
+    seed: of the run. Collective over all ranks. Raises BadInput where the weights lie in memory in another format.
     """
     t, step = topology, stored.manifest["step"]
     same = (t.n, t.m) == (stored.n, stored.m)
     there = t.replica_index < stored.n
     source = t.replica_index * stored.m + t.place % stored.m if there else t.place % stored.m
     own, facts = stored.own(source), stored.facts(source)
+    if facts.get("formats", formats(model)) != formats(model):
+        raise BadInput(f"{stored.folder} was saved from weights in another memory format, such as channels_last")
     state = state_of(stored, t.replica_index, named("optimizer/", own), same)
     optimizer.restore(state, step, facts["groups"])
     with torch.no_grad():

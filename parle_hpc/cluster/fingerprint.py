@@ -1,4 +1,4 @@
-"""What ranks compare instead of the thing itself: numbers that a float holds exactly, and the line where they differ."""
+"""What ranks compare instead of the thing itself, numbers that a float holds; and the line where they differ."""
 
 import hashlib
 
@@ -35,20 +35,22 @@ def compare(names, rows, ranks, where, shown=()):
         where: what the line begins with.
         shown: names of which the number itself says something.
     """
-    if all(row == rows[0] for row in rows):
-        return
     for name, values in zip(names, zip(*rows, strict=True), strict=True):
-        found = {}
-        for rank, value in zip(ranks, values, strict=True):
-            found.setdefault(value, []).append(rank)
-        if len(found) > 1:
-            break
-    if name in shown:
+        if len(set(values)) > 1:
+            raise Disagreement(f"{where}: {difference(name, values, ranks, name in shown)}", min(ranks))
+
+
+def difference(name, values, ranks, shown):
+    """What differs, in words: `values`, one a rank, stand for `name`."""
+    found = {}
+    for rank, value in zip(ranks, values, strict=True):
+        found.setdefault(value, []).append(rank)
+    if shown:
         told = ", ".join(f"{value:g} on {numbered(on)}" for value, on in found.items())
-        raise Disagreement(f"{where}: {name} is {told}; it must be the same on all ranks", min(ranks))
+        return f"{name} is {told}; it must be the same on all ranks"
     usual = max(found.values(), key=len)
     others = [rank for on in found.values() if on is not usual for rank in on]
-    raise Disagreement(f"{where}: {name} differ between {numbered(usual)} and {numbered(others)}", min(ranks))
+    return f"{name} differ between {numbered(usual)} and {numbered(others)}"
 
 
 def numbered(ranks):

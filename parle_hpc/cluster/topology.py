@@ -254,13 +254,13 @@ class Topology:
         Collective over all ranks. Raises ValueError where there are no tensors, and Disagreement where the ranks have
         others.
         """
-        tensors = some(tensors, "broadcast")
+        given = some(tensors, "broadcast")
         with waits("the other ranks in Topology.broadcast", called("calls of broadcast", self._all)):
-            facts = (len(tensors), [(tuple(t.shape), str(t.dtype)) for t in tensors])
+            facts = (len(given), [(tuple(t.shape), str(t.dtype)) for t in given])
             everyone = [(number, str(shapes)) for number, shapes in self.world.allgather(facts)]
             names = ("the number of tensors", "the shapes and types of the tensors")
             compare(names, everyone, self._all, "broadcast: the ranks do not agree", shown=names[:1])
-            for tensor in tensors:
+            for tensor in given:
                 host = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
                 self.world.Bcast(host.numpy())
                 tensor.detach().copy_(host.view(tensor.dtype).reshape(tensor.shape))
@@ -277,9 +277,9 @@ class Topology:
         gradient; Disagreement, on all ranks of the replica, where they do not hold the same weights, have other
         parameters, or have done other numbers of optimiser steps.
         """
-        params = some(params, "average_gradients")
+        given = some(params, "average_gradients")
         if self.m > 1:
-            self._gradient_mean(params)
+            self._gradient_mean(given)
 
     @property
     def gather(self) -> Callable[..., None] | None:

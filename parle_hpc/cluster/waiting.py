@@ -169,7 +169,8 @@ class Watchdog:
                 self.beat()  # this process itself was stopped for a while
         if self._over:
             return
-        stuck = f"waits for another rank, which is dead or stuck, {self.doing}" if _waits else f"is stuck {self.doing}"
+        wait = now_waits()
+        stuck = f"is stuck {self.doing}" if wait is None else f"waits for {wait.what} {self.doing}"
         say(
             f"{where(self._rank)} {stuck}: no progress for {self._patience:g} s; the job ends and the last complete "
             "checkpoint stays; start it again, without a node that does this again, or with more --run.patience"

@@ -79,7 +79,7 @@ def recompute_statistics(model, batches, group):
     mine = torch.cat(statistics).double().cpu().numpy() * count
     *total, batches_of_all = group.sum([*mine, count])
     if not batches_of_all:
-        raise BadInput("the training set gives no mini-batch of two images for BatchNorm's statistics")
+        raise BadInput("there is no mini-batch of two samples for BatchNorm's statistics")
     mean = torch.tensor(total, dtype=torch.float64) / batches_of_all
     for s, values in zip(statistics, torch.split(mean, [s.numel() for s in statistics]), strict=True):
         s.copy_(values)

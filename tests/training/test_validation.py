@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
-from parle_hpc import models
+from parle_hpc import Parle, batchnorm_of_reference, models
 from parle_hpc.cluster.agreement import Group
 from parle_hpc.data.store import open_dataset
-from parle_hpc.training.validation import Validation, recompute_statistics, untouched
+from parle_hpc.errors import BadInput
+from parle_hpc.training.batchnorm import recompute_statistics, untouched
+from parle_hpc.training.validation import Validation
 
 
 def network():
@@ -64,3 +66,56 @@ def test_untouched_restores_after_an_error():
         fail()
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
     assert model.training
+
+
+def test_the_reference_is_right_only_with_statistics_of_its_own(digits):
+    """As a user validates: LeNet, 50 steps; with the statistics of the live weights it guesses."""
+    data, cpu = open_dataset(digits), torch.device("cpu")
+    torch.manual_seed(0)
+    model = models.build("lenet")
+    optimizer = Parle(model.parameters(), lr=0.1, batches_per_epoch=22)
+    batches = [data.train.batch(range(64 * k, 64 * (k + 1)), cpu) for k in range(22)]
+    for k in range(50):
+        images, labels = batches[k % 22]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    images, labels = data.test.batch(range(len(data.test)), cpu)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def error():
+        with torch.no_grad():
+            return 100 * (model(images).argmax(1) != labels).float().mean().item()
+
+    with optimizer.at_reference(), batchnorm_of_reference(model, batches):
+        assert not model.training
+        right = error()
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with optimizer.at_reference():
+        model.eval()
+        wrong = error()
+    assert right < 10
+    assert wrong > 2 * right + 10
+
+
+def test_what_a_loader_yields_may_be_inputs_or_pairs_and_one_sample_is_left_out():
+    means = []
+    for batches in (images(3), [(b, None) for b in images(3)], [*images(3), images(1)[0][:1]]):
+        torch.manual_seed(1)
+        model = network()
+        torch.manual_seed(2)
+        given = [b if isinstance(b, tuple) else b.fill_(0.5) for b in batches]
+        given = [(b[0].fill_(0.5), b[1]) if isinstance(b, tuple) else b for b in given]
+        with batchnorm_of_reference(model, given):
+            means.append(model[1].running_mean.clone())
+    assert torch.equal(means[0], means[1])
+    assert torch.equal(means[0], means[2])
+
+
+def test_no_batch_for_batchnorm_is_said_and_without_batchnorm_nothing_is_asked():
+    with pytest.raises(BadInput, match="no mini-batch of two"), batchnorm_of_reference(network(), []):
+        pass
+    plain = torch.nn.Linear(2, 2)
+    with batchnorm_of_reference(plain, iter(())):
+        assert not plain.training
