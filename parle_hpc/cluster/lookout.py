@@ -134,7 +134,7 @@ class Lookout:
         while self._comm.Iprobe(0, QUESTION):
             question, wait = self._comm.recv(source=0, tag=QUESTION), now_waits()
             self._comm.send((question, wait and wait.serial), 0, QUESTION)
-        self._over = self._ended
+        self._over = told == ENDED
 
     def _listen(self):
         for tag in (REPORT, QUESTION):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from parle_hpc.cluster import waiting as waiting_room
 from parle_hpc.cluster.lookout import State, cannot_go_on, in_words
 from parle_hpc.cluster.waiting import Call, Wait
 
@@ -43,6 +44,13 @@ ALL, PAIR = (0, 1, 2), (0, 1)
 )
 def test_ranks_that_nobody_can_set_free(states, stuck):
     assert cannot_go_on(states) == stuck
+
+
+def test_patience_ends_with_what_was_waited_for_and_claims_no_death(monkeypatch):
+    monkeypatch.setattr(waiting_room, "_patience", 0.1)
+    with pytest.raises(TimeoutError, match="waited 0 s for the bus; another rank has not come to it") as raised:
+        waiting_room.wait_for(lambda: False, "the bus")
+    assert "dead" not in str(raised.value)
 
 
 def test_the_line_names_everyone_who_is_waited_for():

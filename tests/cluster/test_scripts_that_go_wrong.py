@@ -4,6 +4,7 @@ Each case is a function of tests/programs/misuse.py, started as a user's script 
 """
 
 import json
+from functools import cache
 
 import pytest
 from helpers.mpi import mpirun, our_lines
@@ -60,10 +61,14 @@ RIGHT = [
     ("horovods tools", "1x2"),
     ("state of rank 0", "1x2"),
     ("slow is not dead", "2x1"),
+    ("masked", "2x2"),
+    ("loaded", "2x2"),
 ]
 
 
+@cache
 def started(case, shape):
+    """The finished script, the same one for all tests."""
     ranks, replicas = SHAPES[shape]
     # far less than the patience of 600 s, after which there would be a line about time alone
     return mpirun(ranks, "-m", "programs.misuse", case, replicas, timeout=200)
@@ -88,12 +93,6 @@ def test_what_fails_on_a_rank_ends_all_with_its_traceback(case, shape, last):
     assert our_lines(result) == []
 
 
-@pytest.fixture(scope="module")
-def plain():
-    """What a run of 2 x 2 ranks holds at its end."""
-    return json.loads(started("as it should be", "2x2").stdout)
-
-
 @pytest.mark.parametrize(("case", "shape"), RIGHT)
 def test_what_looks_wrong_and_is_not_ends_alike_on_all_ranks(case, shape):
     result = started(case, shape)
@@ -108,12 +107,23 @@ def test_what_looks_wrong_and_is_not_ends_alike_on_all_ranks(case, shape):
         assert all(rank["x"] == replica[0]["x"] and rank["y"] == replica[0]["y"] for rank in replica)
 
 
-def test_a_communicator_over_the_world_couples_the_same_replicas(plain):
+def test_a_communicator_over_the_world_couples_the_same_replicas():
     """Each replica is in it m times, which changes no mean but its last bits."""
-    world = json.loads(started("world for cross without replica", "2x2").stdout)
+    cases = ("world for cross without replica", "as it should be")
+    world, plain = (json.loads(started(case, "2x2").stdout) for case in cases)
     for mine, theirs in zip(world, plain, strict=True):
         assert mine["x"] == pytest.approx(theirs["x"], abs=1e-6)
         assert mine["reference"] == pytest.approx(theirs["reference"], abs=1e-6)
+
+
+def test_weights_that_others_change_reach_the_reference_where_state_is_divided():
+    for rank in json.loads(started("masked", "2x2").stdout):
+        assert rank["reference"][:6] == [0.0] * 6
+        assert all(rank["reference"][6:])
+    for rank in json.loads(started("loaded", "2x2").stdout):
+        assert rank["validated"] == [5.0] * 19
+        # v_y is kept, as torch's own momentum is, and moves them a little
+        assert rank["x"] == pytest.approx([5.0] * 19, abs=0.6)
 
 
 def test_gradients_of_the_same_parameters_are_averaged():

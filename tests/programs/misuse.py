@@ -352,9 +352,35 @@ def state_of_rank_0():
     state = t.replica.bcast(o.state_dict())
     other = make()
     other.load_state_dict(state)
+    assert all(torch.equal(getattr(other, name), getattr(o, name)) for name in ("x", "z", "v_y", "v_x"))
     backward(0)
     other.step()
     tell(other)
+
+
+def masked():
+    """Weights that are set to zero after each step, on all ranks."""
+    o = make()
+    for k in range(STEPS):
+        backward(k)
+        t.average_gradients(both)
+        o.step()
+        with torch.no_grad():
+            w[:2].zero_()
+    tell(o)
+
+
+def loaded():
+    """Weights that all ranks load in mid-round."""
+    o = make()
+    train(o, L + 2)
+    for p in both:
+        p.data.fill_(5.0)
+    validated = validate(o)
+    for _ in range(L):
+        o.zero_grad()
+        o.step()
+    tell(o, validated=validated)
 
 
 def state_of_another_replica():
