@@ -25,8 +25,8 @@ class FlatState(torch.optim.Optimizer):
     """
 
     flat_names: tuple[str, ...] = ()  # attributes that are flat buffers and belong to the state
-    _terms = None
     share_names: tuple[str, ...] = ()  # those of them of which a rank holds its share alone
+    _terms = None  # of an optimiser that no other rank takes part in
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Refuses to become what hvd.DistributedOptimizer makes of an optimiser."""

@@ -15,7 +15,7 @@ def pack(optimizer: Any, groups: dict[str, Any]) -> dict[str, Any]:
     """
     layout, per_parameter, own = optimizer._layout, {}, {}
     for name, (flat, kind) in optimizer.saved().items():
-        if kind == "own" or flat.numel() not in (optimizer.size, width(optimizer)):
+        if kind == "own":
             own[name] = flat.clone()
         else:
             shaped = layout.shaped(optimizer.gathered(flat) if kind == "share" else flat)
@@ -28,11 +28,6 @@ def pack(optimizer: Any, groups: dict[str, Any]) -> dict[str, Any]:
     where, n = optimizer._of_replica()
     replica = {"index": where, "of": n, "own": places, "tracks": optimizer._outside.tracks}
     return {**groups, "state": state, "replica": replica}
-
-
-def width(optimizer):
-    """Elements of this rank's share of a flat buffer."""
-    return optimizer.share.stop - optimizer.share.start
 
 
 def unpack(optimizer: Any, state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], int, bool]:

@@ -6,12 +6,13 @@ import sys
 
 from ..errors import BadInput
 from .placement import placement
+from .waiting import PATIENCE
 
 # the library itself under the names that MPIs give it, not its C++ and Fortran interfaces
 MPI_LIBRARY = re.compile(r"libmpi(ch)?(_(cray|gnu|intel|nvidia|amd|pgi)\w*)?\.so[.\d]*")
 
 
-def prepare_environment(environment, cores, patience):
+def prepare_environment(environment, cores, patience=PATIENCE):
     """What MPI and Horovod read when they start, unless the user has set it."""
     if os.path.exists(os.path.join(sys.prefix, "lib", "libmpi.so.40")):
         # Open MPI inside a virtual environment does not find itself without its launcher

@@ -22,13 +22,13 @@ OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the other
 def leave(message, status, speaks=None):
     """End this process with `status` and one line from the rank that `speaks`: rank 0, as the launcher counts.
 
-    A launcher ends the whole job when the first rank leaves; so the others give that one time to speak. Whoever is
-    still there after that has met alone what the line says.
+    A launcher ends the whole job when the first rank leaves; so the others give that one time to speak.
     """
     sys.stdout.flush()
-    if not (placement(os.environ).rank == 0 if speaks is None else speaks):
+    if placement(os.environ).rank == 0 if speaks is None else speaks:
+        say(message)
+    else:
         time.sleep(OTHERS_WAIT)
-    say(message)
     os._exit(status)
 
 
