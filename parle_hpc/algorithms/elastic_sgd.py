@@ -50,11 +50,11 @@ class ElasticSGD(FlatOptimizer):
         self.rho0, self.B, self.scoping = rho0, batches_per_epoch, scoping
         self._comm = None if comm is None or comm.Get_size() == 1 else comm
         self._set_terms(rho0=rho0, batches_per_epoch=batches_per_epoch, scoping=scoping)
-        self._couple_alone()
+        self._make_mean()
         # the live weights are scattered over the network's tensors; a reduction wants one vector
         self._sent = self._layout.zeros() if self._master is None else self._master
 
-    def _couple_alone(self):
+    def _make_mean(self):
         self._mean = reference_over(self._comm, self.x, terms=self._terms)
 
     @property

@@ -94,7 +94,7 @@ class FlatState(torch.optim.Optimizer):
             self._layout = None
             self._lay_out()
             self._view()
-            self._couple_alone()
+            self._make_mean()
             self._restart()
 
     def _of_replica(self):
@@ -103,8 +103,8 @@ class FlatState(torch.optim.Optimizer):
 
     # What an algorithm says: what it consists of, and how it goes on.
 
-    def _couple_alone(self) -> None:
-        """Make the references of an optimiser that no other rank takes part in."""
+    def _make_mean(self) -> None:
+        """Make what brings the mean of the replicas."""
         raise NotImplementedError
 
     def _restart(self) -> None:

@@ -117,7 +117,7 @@ class Parle(FlatOptimizer):
                 require(rate > 0, "lr", lr, "above 0 where inner_lr, which never changes, is not given")
         self.L, self.alpha, self.B = L, alpha, batches_per_epoch
         self.gamma0, self.rho0, self.reference = gamma0, rho0, reference
-        self._inside_replica, self._payload = inside, payload
+        self._payload = payload
         if replica is not None and replica.Get_size() > 1:
             self._replica = replica
             self._place, self._m = replica.Get_rank(), replica.Get_size()
@@ -143,9 +143,6 @@ class Parle(FlatOptimizer):
         alone = self._comm is None and not self._elastic
         self._mean = None if alone else reference_over(self._comm, self.x[self._mine], self._payload, self._terms)
         self._mean_of_x = False
-
-    def _couple_alone(self):
-        self._make_mean()
 
     @property
     def round_length(self) -> int:

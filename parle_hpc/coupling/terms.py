@@ -11,7 +11,7 @@ import torch
 from ..cluster.fingerprint import compare
 
 PROGRESS = (
-    "the number of optimiser steps at the coupling",
+    "the step of the coupling",
     "the number of calls of at_reference",
     "the step of the last at_reference",
 )

@@ -85,7 +85,8 @@ if __name__ == "__main__":
         elif fault == "twice":
             calls.insert(at, calls[at])
         else:
-            calls[at], calls[at - 1] = calls[at - 1], calls[at]
+            before = max(at, 1) - 1
+            calls[before : before + 2] = calls[before + 1], calls[before]
     for call in calls:
         call()
     o = found["optimizer"]
