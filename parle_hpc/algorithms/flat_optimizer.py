@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..cluster.fingerprint import digest, in_memory_order
+from ..cluster.fingerprint import bits, digest, in_memory_order
 from ..cluster.waiting import counted
 from ..coupling.terms import Terms
 from .flat_state import FlatState
@@ -33,6 +33,7 @@ class FlatOptimizer(FlatState):
         coupling_seconds: time that the coupling has taken so far: waiting for the mean and moving x^a, or x.
     """
 
+    averaged = False  # whether average_gradients was called in this round
     watches_blocks = False  # whether changes from outside are looked for in sums over the blocks
 
     def _set_terms(self, ways=(), **facts):
@@ -40,7 +41,11 @@ class FlatOptimizer(FlatState):
         common = {"the algorithms, or their ways,": digest((type(self).__name__, *ways)), **self._layout.facts}
         shown = ("the number of parameters", "the number of weights", *facts)
         me = weakref.ref(self)
-        self._terms = Terms({**common, **facts}, lambda: me()._progress(), shown)
+        self._terms = Terms(lambda: {**common, **facts, **me()._start()}, lambda: me()._progress(), shown)
+
+    def _start(self):
+        """The weights that training starts from, as a number; where a state was loaded they may differ, and it is 0."""
+        return {"the weights at the start (call topology.broadcast before the first step)": self._weights_at_start}
 
     def _progress(self):
         return self.steps, self._validations, self._validated_at
@@ -137,6 +142,7 @@ class FlatOptimizer(FlatState):
         if not self._begun:
             self._begun = True
             self._layout.settle()
+            self._weights_at_start = int(bits(self._layout.params)) % (1 << 52)
             if self._master is not None:
                 self._layout.pack(self._master)
             self._take_weights()

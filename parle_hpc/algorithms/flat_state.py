@@ -46,7 +46,7 @@ class FlatState(torch.optim.Optimizer):
         self.steps = 0
         self.coupling_seconds = 0.0
         self._begun = self._inside = False
-        self._validations, self._validated_at = 0, 0
+        self._validations, self._validated_at, self._weights_at_start = 0, 0, 0
         self._taken = None
         self._lay_out()
         self._master = self._layout.zeros() if self._layout.needs_master else None
@@ -152,13 +152,17 @@ class FlatState(torch.optim.Optimizer):
         """
         self._must_be_outside("load_state_dict")
         self._layout.settle()
-        found, steps, tracks = portable.unpack(self, state_dict)
-        groups = state_dict["param_groups"]
-        require(len(groups) == len(self.param_groups), "param_groups", len(groups), f"{len(self.param_groups)} groups")
+        begun, self._begun = self._begun, True  # what is taken up is the state, not the weights
+        groups, right = state_dict["param_groups"], f"{len(self.param_groups)} groups"
+        try:
+            found, steps, tracks = portable.unpack(self, state_dict)
+            require(len(groups) == len(self.param_groups), "param_groups", len(groups), right)
+        except ValueError:
+            self._begun = begun
+            raise
         self.finish()  # what is still under way belongs to the state that goes
         super().load_state_dict({"state": {}, "param_groups": groups})
         self._view()
-        self._begun = True
         self._set_state(found, steps)
         if tracks:
             self._outside.track()

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
+from ..cluster.agreement import compare_replica
 from ..coupling.choice import PAYLOADS, reference_over, refuse_other_communicators
 from ..coupling.gather import Gather
 from ..equations import eq_8a, eq_8b, eq_8c, eq_9
@@ -189,6 +190,9 @@ class Parle(FlatOptimizer):
             self._layout.unpack(self._master)
 
     def _couple(self):
+        if self._m > 1 and self._deputy is None and not self.averaged:
+            compare_replica(self._replica, self._layout.params)
+        self.averaged = False
         self._notice(self._others_in_this_round())
         z = self.z
         if self._deputy is not None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .fingerprint import bits, compare
 from .topology import mpi, world_ranks
 from .waiting import called, wait_for, waits
 
@@ -16,6 +17,13 @@ def from_all(comm, value):
     """The values of all ranks of `comm`, in their order, on every rank. Collective over it."""
     with waits("what the other ranks tell", called("exchanges", world_ranks(comm))):
         return comm.allgather(value)
+
+
+def compare_replica(comm, params):
+    """Raise Disagreement where the ranks of a replica, those of `comm`, have trained apart. Collective over it."""
+    rows = [(weights,) for weights in from_all(comm, int(bits(params)))]
+    where = "a round in which average_gradients was not called: the ranks of a replica do not agree"
+    compare(("the weights",), rows, world_ranks(comm) or range(len(rows)), where)
 
 
 class Group:
@@ -41,7 +49,7 @@ class Group:
         result = np.empty_like(mine)
         request = self._comm.Iallreduce(mine, result, op=getattr(mpi(), op))
         call = called("sums in a validation", world_ranks(self._comm))
-        wait_for(request.Test, "the other ranks' part of the validation", call=call)
+        wait_for(request.Test, "the other ranks in batchnorm_of_reference, or in a validation", call=call)
         return result
 
 

@@ -43,6 +43,8 @@ class GradientMean:
             raise RuntimeError(SPARSE)
         if not params:
             return
+        for optimiser in {id(o): o for o in map(optimiser_with, params) if o is not None}.values():
+            optimiser.averaged = True
         self._read()
         sizes, m = [p.numel() for p in params], len(self.ranks)
         dtype = torch.float32
@@ -75,7 +77,7 @@ class GradientMean:
         facts = torch.zeros(len(self.ranks), len(FACTS), dtype=dtype, device=device)
         mask = (1 << WIDTH) - 1
         shapes = hash(tuple(tuple(p.shape) for p in params)) & mask
-        facts[self._place, 0], facts[self._place, 2] = shapes, steps_of(params[0]) & mask
+        facts[self._place, 0], facts[self._place, 2] = shapes, getattr(optimiser_with(params[0]), "steps", 0) & mask
         facts[self._place, 1] = bits(looked_at) & mask
         return torch.tensor(has, dtype=dtype, device=device), facts.view(-1)
 
@@ -107,10 +109,9 @@ class GradientMean:
             compare(FACTS, rows, self.ranks, WHERE, shown=FACTS[2:])
 
 
-def steps_of(p):
-    """Steps of the optimiser that moves a parameter, 0 where none does."""
-    optimiser = optimiser_of.get(p, lambda: None)()
-    return 0 if optimiser is None else optimiser.steps
+def optimiser_with(p):
+    """The optimiser that moves a parameter, or None."""
+    return optimiser_of.get(p, lambda: None)()
 
 
 class Unread:

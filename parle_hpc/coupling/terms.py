@@ -22,13 +22,13 @@ class Terms:
     """Facts that must be the same on the ranks of a communicator.
 
     Args:
-        facts: {what a message calls it: number}, the same keys in the same order on all ranks.
+        facts: function giving {what a message calls it: number}, the same keys in the same order on all ranks.
         progress: function giving a number for each of PROGRESS.
         shown: names of facts of which the number itself says something.
     """
 
-    def __init__(self, facts=(), progress=lambda: (0, 0, 0), shown=()):
-        self._facts, self._progress, self._shown = dict(facts), progress, (*shown, *PROGRESS)
+    def __init__(self, facts=dict, progress=lambda: (0, 0, 0), shown=()):
+        self._facts, self._progress, self._shown = facts, progress, (*shown, *PROGRESS)
         self._greeted = False
 
     def numbers(self, comm, dtype):
@@ -44,11 +44,12 @@ class Terms:
 
     def greet(self, comm, ranks):
         """The steps of the exchange before the first mean between `ranks`, for Travelling; none later on."""
-        if self._greeted or not self._facts:
+        facts = {} if self._greeted else self._facts()
+        if not facts:
             return
         self._greeted = True
-        mine = np.array([*self._facts.values()], np.float64)
+        mine = np.array([*facts.values()], np.float64)
         everyone = np.empty(comm.Get_size() * len(mine))
         yield comm.Iallgather(mine, everyone).Test
         rows = [tuple(row) for row in everyone.reshape(-1, len(mine)).tolist()]
-        compare(self._facts, rows, ranks or range(len(rows)), WHERE, self._shown)
+        compare(facts, rows, ranks or range(len(rows)), WHERE, self._shown)

@@ -27,6 +27,8 @@ WITH_A_LINE = [
     ("other reference", "2x1", DISAGREE, "the algorithms, or their ways, differ between rank 0 and rank 1"),
     ("other weights at the start", "1x2", DISAGREE, "the weights differ between rank 0 and rank 1"),
     ("other weights at the start", "2x2", DISAGREE, "the weights differ between rank 0 and rank 1"),
+    ("other weights at the start", "2x1", DISAGREE, "the weights at the start (call topology.broadcast before"),
+    ("never averaged", "1x2", DISAGREE, "a round in which average_gradients was not called"),
     ("alone at the reference", "2x1", DISAGREE, "the number of calls of at_reference is 1 on rank 0, 2 on rank 1"),
     ("alone at the reference", "2x2", STUCK, "rank 3 waiting for the other ranks' shares of x^a"),
     ("alone at the end", "1x2", STUCK, "rank 0 at the end of the script; rank 1 waiting for the other ranks' shares"),
@@ -62,6 +64,7 @@ RIGHT = [
     ("state of rank 0", "1x2"),
     ("slow is not dead", "2x1"),
     ("masked", "2x2"),
+    ("averaged by others", "1x2"),
     ("loaded", "2x2"),
 ]
 

@@ -218,6 +218,24 @@ def skipped_backward():
     tell(o)
 
 
+def never_averaged():
+    o = make()
+    for k in range(STEPS):
+        for p in both:
+            p.grad = torch.full_like(p, 0.1 * (k + r))
+        o.step()
+    tell(o)
+
+
+def averaged_by_others():
+    """Gradients that the ranks of a replica have averaged in another way, or that are the same."""
+    o = make()
+    for k in range(STEPS):
+        backward(k)
+        o.step()
+    tell(o)
+
+
 def averaged_twice():
     o = make()
     train(o, 3)
