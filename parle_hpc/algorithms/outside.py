@@ -94,9 +94,12 @@ def sum_of(vectors):
     """Sum of the vectors' bits, of eight bytes each where that is possible, whatever the order in which it adds."""
     total = 0
     for v in vectors:
-        even = v.numel() // 2 * 2 if v.storage_offset() % 2 == 0 and v.element_size() == 4 else 0
-        if even:
-            total = total + v[:even].view(torch.int64).sum()
-        if even < v.numel():
-            total = total + v[even:].view(NARROW[v.element_size()]).sum(dtype=torch.int64)
-    return total.item() if vectors[0].device.type == "cpu" else total
+        size = v.element_size()
+        if size == 4 and v.storage_offset() % 2 == 0 and v.numel() > 1:
+            if v.numel() % 2:
+                total, v = total + sum_of([v[-1:]]), v[:-1]
+            part = v.view(torch.int64).sum()
+        else:
+            part = v.view(NARROW[size]).sum(dtype=torch.int64)
+        total = total + (part if v.is_cuda else part.item())
+    return total
