@@ -37,8 +37,11 @@ def distance_after(rounds, n, drawn):
 
     def replica(a, comm):
         start = np.random.default_rng(a).standard_normal(3)
-        y = torch.nn.Parameter(torch.from_numpy(start))
+        y = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
         optimizer = Parle([y], comm=comm, **drawn)
+        with optimizer.at_reference():
+            pass  # the replicas begin alike, and each is moved from there
+        y.data.copy_(torch.from_numpy(start))
         far = []
         for _ in range(rounds):
             for _ in range(drawn["L"]):

@@ -6,6 +6,7 @@ from parle_hpc import Parle, Topology
 
 torch.set_num_threads(1)
 topology = Topology.split(replicas=2)
+torch.manual_seed(0)
 weight = torch.nn.Parameter(torch.randn(4_000_000))
 weight.grad = torch.zeros_like(weight)
 for payload in ("full", "bfloat16", "bfloat16"):

@@ -14,7 +14,9 @@ N, L, ROUNDS = 500_000, 4, 5
 
 torch.set_num_threads(1)
 topology = Topology.split(replicas=int(sys.argv[1]))
+torch.manual_seed(0)
 weight = torch.nn.Parameter(torch.randn(N))
+torch.manual_seed(topology.replica_index)
 optimizer = Parle([weight], lr=0.1, L=L, batches_per_epoch=10, comm=topology.cross, replica=topology.replica)
 weight.grad = torch.randn(N)
 
