@@ -1,6 +1,7 @@
 """How a mean travels: to the host and back on a side stream, and between the ranks while nobody asks."""
 
 import atexit
+import os
 import threading
 import time
 from contextlib import nullcontext, suppress
@@ -9,6 +10,7 @@ import torch
 
 from ..cluster.lookout import settle_first
 from ..cluster.waiting import wait_for
+from ..errors import say
 
 INTERVAL = 0.003  # seconds between two looks at a request that travels
 
@@ -106,7 +108,11 @@ def arrive_before_the_end():
     """The memory that MPI writes to goes with the interpreter, and no thread may be in a call of MPI when it ends."""
     for thread in threading.enumerate():
         if thread.name == "travelling":
-            wait_for(lambda thread=thread: not thread.is_alive(), "a mean under way at the end", call=thread.call)
+            try:
+                wait_for(lambda thread=thread: not thread.is_alive(), "a mean under way at the end", call=thread.call)
+            except TimeoutError as error:
+                say(str(error))
+                os._exit(1)
 
 
 atexit.register(arrive_before_the_end)

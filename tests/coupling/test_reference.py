@@ -1,5 +1,7 @@
 """The mean of the replicas: in full, in bfloat16 with error feedback, and through a device's side stream."""
 
+import subprocess
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -207,3 +209,13 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_training_asks():
     for _ in range(2):
         with pytest.raises(RuntimeError, match="the connection is gone"):
             travelling.over()
+
+
+def test_a_mean_that_never_arrives_ends_the_script_with_a_line():
+    script = (
+        "from parle_hpc.cluster.waiting import be_patient; from parle_hpc.coupling.transport import Travelling; "
+        "be_patient(0.2); Travelling(iter([lambda: False]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("parle_hpc: waited 0 s for a mean under way at the end; another rank has not come")
