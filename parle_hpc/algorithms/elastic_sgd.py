@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
-from ..coupling.choice import reference_over, refuse_other_communicators
+from ..coupling.choice import reference_over
 from ..equations import eq_7a, eq_7b, eq_9
 from .flat_optimizer import SGD_ROUND, FlatOptimizer
 from .flat_state import require
@@ -45,10 +45,8 @@ class ElasticSGD(FlatOptimizer):
     ) -> None:
         require(rho0 > 0, "rho0", rho0, "above 0")
         require(batches_per_epoch >= 1, "batches_per_epoch", batches_per_epoch, "at least 1")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        refuse_other_communicators(comm, None)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, comm)
         self.rho0, self.B, self.scoping = rho0, batches_per_epoch, scoping
-        self._comm = None if comm is None or comm.Get_size() == 1 else comm
         self._set_terms(rho0=rho0, batches_per_epoch=batches_per_epoch, scoping=scoping)
         self._make_mean()
         # the live weights are scattered over the network's tensors; a reduction wants one vector

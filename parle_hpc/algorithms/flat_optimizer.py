@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from ..cluster.fingerprint import bits, digest, in_memory_order
+from ..cluster.fingerprint import digest, in_memory_order
 from ..cluster.waiting import counted
 from ..coupling.terms import Terms
 from .flat_state import FlatState
 from .layout import cut, joined
 
+# 0 where a state was loaded, since the weights may differ then
+START = "the weights at the start (call topology.broadcast before the first step)"
 SGD_ROUND = 25  # SGD and Elastic-SGD have no rounds, but are counted, reported and saved in rounds of this many steps
 
 
@@ -38,17 +40,18 @@ class FlatOptimizer(FlatState):
 
     def _set_terms(self, ways=(), **facts):
         """What must be the same on the ranks that are coupled: the algorithm's `ways`, and `facts` that are numbers."""
-        common = {"the algorithms, or their ways,": digest((type(self).__name__, *ways)), **self._layout.facts}
+        common = {"the algorithms, or their ways,": digest((type(self).__name__, *ways))}
         shown = ("the number of parameters", "the number of weights", *facts)
+        # these are asked for by a reference that the optimiser itself holds
         me = weakref.ref(self)
-        self._terms = Terms(lambda: {**common, **facts, **me()._start()}, lambda: me()._progress(), shown)
 
-    def _start(self):
-        """The weights that training starts from, as a number; where a state was loaded they may differ, and it is 0."""
-        return {"the weights at the start (call topology.broadcast before the first step)": self._weights_at_start}
+        def all_facts():
+            return {**common, **me()._layout.facts, **facts, START: me()._weights_at_start}
 
-    def _progress(self):
-        return self.steps, self._validations, self._validated_at
+        def progress():
+            return me().steps, me()._validations, me()._validated_at
+
+        self._terms = Terms(all_facts, progress, shown)
 
     @property
     def coupling_wait_seconds(self) -> float:
@@ -85,12 +88,6 @@ class FlatOptimizer(FlatState):
         if self._comm is not None or self._replica is not None:
             counted(kind)
 
-    def _must_be_outside(self, function):
-        if self._inside:
-            raise RuntimeError(
-                f"{function} inside at_reference: the model holds the reference there, not the weights that train"
-            )
-
     def _notice(self, changed):
         if changed is not None:
             self._outside.see()
@@ -117,10 +114,6 @@ class FlatOptimizer(FlatState):
         """One mini-batch, under no_grad, and at the end of a round the coupling."""
         raise NotImplementedError
 
-    def _references(self) -> list[Any]:
-        """The references (coupling) that may be under way."""
-        raise NotImplementedError
-
     def _newest_reference(self) -> torch.Tensor:
         """The reference as it is now, shape (N,). Collective over the replicas."""
         raise NotImplementedError
@@ -133,20 +126,6 @@ class FlatOptimizer(FlatState):
         """Give the states, shape (N,), the live weights where somebody else changed them."""
         raise NotImplementedError
 
-    def _take_weights(self) -> None:
-        """Begin with the weights as the network has them."""
-        raise NotImplementedError
-
-    def _begin(self):
-        """Take the weights as they are at the first use, so that a broadcast may come after the constructor."""
-        if not self._begun:
-            self._begun = True
-            self._layout.settle()
-            self._weights_at_start = int(bits(self._layout.params)) % (1 << 52)
-            if self._master is not None:
-                self._layout.pack(self._master)
-            self._take_weights()
-
     def _blocks(self, *names):
         """(index, group, lists, weights) of each block, in which the equations are to update their first list.
 
@@ -155,6 +134,7 @@ class FlatOptimizer(FlatState):
         """
         layout, states = self._layout, [self._runs[name] for name in names]
         gradients = layout.pieces(layout.gradients())
+        watched = self._outside if self.watches_blocks and self._master is None else None
         lives = layout.live_pieces() if self._master is None else layout.pieces(layout.vectors(self._master))
         for i, (runs, pieces) in enumerate(zip(layout.runs, lives, strict=True)):
             group = self.param_groups[layout.blocks[i][0]]
@@ -166,16 +146,16 @@ class FlatOptimizer(FlatState):
                 apart = [cut(vectors, layout.run_sizes[i]) for vectors in (weights, *(state[i] for state in states))]
                 apart.insert(1, [g if g is None else in_memory_order(g) for g in gradients[i]])
                 lists = [[part[j] for j in has] for part in apart]
-            if self.watches_blocks and self._master is None and self._outside.arrive(i, weights):
-                self._notice(self._outside.since_the_last_step())
+            if watched is not None and watched.arrive(i, weights):
+                self._notice(watched.since_the_last_step())
             if lists and group["weight_decay"]:
                 lists[1] = torch._foreach_add(lists[1], lists[0], alpha=group["weight_decay"])
             yield i, group, lists, weights
             for run, vector, sizes in zip(runs, weights, layout.run_sizes[i], strict=True):
                 if len(sizes) > 1:
                     torch.split_with_sizes_copy(vector, sizes, out=pieces[run])
-            if self.watches_blocks and self._master is None:
-                self._outside.leave(i, weights)
+            if watched is not None:
+                watched.leave(i, weights)
 
     @contextmanager
     def at_reference(self) -> Iterator[None]:
@@ -208,8 +188,3 @@ class FlatOptimizer(FlatState):
             if found is None and self.watches_blocks and self._master is None:
                 found = self._outside.since_the_last_step()
             self._notice(found)
-
-    def finish(self) -> None:
-        """Wait for what is under way between the replicas, so that MPI may end. Collective over the replicas."""
-        for reference in self._references():
-            reference.collect()

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cluster.fingerprint import bits
 from ..cluster.gradients import optimiser_of
+from ..coupling.choice import between_replicas
 from . import portable
 from .layout import Layout
 from .outside import Outside
@@ -36,13 +38,16 @@ class FlatState(torch.optim.Optimizer):
                 f"hvd.DistributedOptimizer cannot wrap {cls.__name__}; call topology.average_gradients before its step"
             )
 
-    def __init__(self, params, defaults, place=0, m=1):
+    def __init__(self, params, defaults, comm=None, replica=None, divided=False):
         require(isinstance(defaults["lr"], torch.Tensor) or defaults["lr"] >= 0, "lr", defaults["lr"], "at least 0")
         require(0 <= defaults["momentum"] < 1, "momentum", defaults["momentum"], "in [0, 1)")
         require(defaults["weight_decay"] >= 0, "weight_decay", defaults["weight_decay"], "at least 0")
         self._layout = None
         super().__init__(params, defaults)
-        self._place, self._m, self._replica, self._comm = place, m, None, None
+        self._comm = between_replicas(comm, replica)
+        self._replica = None if replica is None or replica.Get_size() == 1 else replica
+        self._place, self._m = (0, 1) if self._replica is None else (replica.Get_rank(), replica.Get_size())
+        self._divided = divided and self._m > 1
         self.steps = 0
         self.coupling_seconds = 0.0
         self._begun = self._inside = False
@@ -55,7 +60,7 @@ class FlatState(torch.optim.Optimizer):
         self._view()
 
     def _lay_out(self):
-        self._layout = Layout(self.param_groups, self._place, self._m)
+        self._layout = Layout(self.param_groups, *((self._place, self._m) if self._divided else (0, 1)))
         self._outside = Outside(self._layout)
         for p in self._layout.params:
             optimiser_of[p] = weakref.ref(self)
@@ -118,21 +123,39 @@ class FlatState(torch.optim.Optimizer):
     def _begin_to_tell(self, found: dict[str, Any]) -> None:
         """Tell the others of this state anew where what they know of it was not in `found`."""
 
-    def finish(self) -> None:
-        """Wait for what is under way between the replicas."""
+    def _references(self) -> list[Any]:
+        """The references (coupling) that may be under way."""
         raise NotImplementedError
 
-    def _begin(self) -> None:
-        """Take the weights as they are at the first use."""
+    def _take_weights(self) -> None:
+        """Begin with the weights as the network has them."""
         raise NotImplementedError
 
     def _look_around(self) -> None:
         """Take over what somebody else has changed in the live weights."""
         raise NotImplementedError
 
-    def _must_be_outside(self, function: str) -> None:
-        """Raise RuntimeError where the model holds the reference."""
-        raise NotImplementedError
+    def _must_be_outside(self, function):
+        if self._inside:
+            raise RuntimeError(
+                f"{function} inside at_reference: the model holds the reference there, not the weights that train"
+            )
+
+    def _begin(self):
+        """Take the weights as they are at the first use, so that a broadcast may come after the constructor."""
+        if not self._begun:
+            self._begun = True
+            self._layout.settle()
+            if self._comm is not None or self._replica is not None:
+                self._weights_at_start = int(bits(self._layout.params)) % (1 << 52)
+            if self._master is not None:
+                self._layout.pack(self._master)
+            self._take_weights()
+
+    def finish(self) -> None:
+        """Wait for what is under way between the replicas, so that MPI may end. Collective over the replicas."""
+        for reference in self._references():
+            reference.collect()
 
     def state_dict(self) -> dict[str, Any]:
         """This replica's own state: "state" by parameter, in its shape, "param_groups", and "replica".

@@ -74,14 +74,18 @@ class Layout:
             for spans in self._spans
         ]
         self._memory = self._live = self._live_pieces = None
+        self._types = [kind[:2] for kind in self._kinds()]
         self.settle()
 
     def settle(self):
         """Take the weights' types and memory formats for those of the state. Raises RuntimeError where it cannot."""
-        kinds = [(p.dtype, p.device) for p in self.params]
-        if getattr(self, "_kinds", kinds) != kinds or not all(map(dense, self.params)):
+        kinds = self._kinds()
+        if [kind[:2] for kind in kinds] != self._types or not all(map(dense, self.params)):
             raise RuntimeError(OTHER_WEIGHTS)
-        self._kinds, self._strides = kinds, [p.stride() for p in self.params]
+        self._settled, self._strides = kinds, [stride for *_, stride in kinds]
+
+    def _kinds(self):
+        return [(p.dtype, p.device, p.stride()) for p in self.params]
 
     @property
     def facts(self):
@@ -130,15 +134,11 @@ class Layout:
         """The live weights, one vector for each parameter, sharing their memory."""
         memory = [p.data_ptr() for p in self.params]
         if memory != self._memory:
-            if [(p.dtype, p.device) for p in self.params] != self._kinds or not self.in_format():
+            if self._kinds() != self._settled:
                 raise RuntimeError(OTHER_WEIGHTS)
             self._memory, self._live = memory, [in_memory_order(p.detach()) for p in self.params]
             self._live_pieces = self.pieces(self._live)
         return self._live
-
-    def in_format(self):
-        """Whether the weights lie in memory as `settle` found them."""
-        return [p.stride() for p in self.params] == self._strides
 
     def live_runs(self):
         """For each block its live weights, one vector a run."""

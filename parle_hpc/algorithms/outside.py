@@ -7,7 +7,7 @@ takes over the blocks that it lies in, and from then on a copy of what was left 
 
 import torch
 
-NARROW = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+from ..cluster.fingerprint import INTEGER
 
 
 class Outside:
@@ -100,6 +100,6 @@ def sum_of(vectors):
                 total, v = total + sum_of([v[-1:]]), v[:-1]
             part = v.view(torch.int64).sum()
         else:
-            part = v.view(NARROW[size]).sum(dtype=torch.int64)
+            part = v.view(INTEGER[size]).sum(dtype=torch.int64)
         total = total + (part if v.is_cuda else part.item())
     return total

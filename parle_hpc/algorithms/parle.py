@@ -24,7 +24,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from ..cluster.agreement import compare_replica
-from ..coupling.choice import PAYLOADS, reference_over, refuse_other_communicators
+from ..coupling.choice import PAYLOADS, reference_over
 from ..coupling.gather import Gather
 from ..equations import eq_8a, eq_8b, eq_8c, eq_9
 from .flat_optimizer import FlatOptimizer
@@ -106,11 +106,8 @@ class Parle(FlatOptimizer):
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
         require(payload in PAYLOADS, "payload", payload, f"one of {', '.join(PAYLOADS)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
-        refuse_other_communicators(comm, replica)
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
-        divided = replica is not None and inside == "gradients"
-        place, m = (replica.Get_rank(), replica.Get_size()) if divided else (0, 1)
-        super().__init__(params, defaults, place, m)
+        super().__init__(params, defaults, comm, replica, divided=inside == "gradients")
         for group in self.param_groups:
             if group["inner_lr"] is None:
                 # a scheduler that anneals a tensor in place must not reach this one
@@ -119,10 +116,6 @@ class Parle(FlatOptimizer):
         self.L, self.alpha, self.B = L, alpha, batches_per_epoch
         self.gamma0, self.rho0, self.reference = gamma0, rho0, reference
         self._payload = payload
-        if replica is not None and replica.Get_size() > 1:
-            self._replica = replica
-            self._place, self._m = replica.Get_rank(), replica.Get_size()
-        self._comm = None if comm is None or comm.Get_size() == 1 else comm
         self._mine = self._layout.share
         self._elastic = math.isfinite(rho0)
         if reference == "lagged" and self._elastic:
@@ -135,7 +128,7 @@ class Parle(FlatOptimizer):
         self._make_mean()
         self._deputy = reference_over(replica, self.z, terms=self._terms) if inside == "workers" else None
         self._gather = None
-        if m > 1:
+        if self._divided:
             shares = self._layout.shares
             self._gather = partial(gather, mine=self._mine) if gather else Gather(replica, shares, self.x)
 
@@ -190,7 +183,7 @@ class Parle(FlatOptimizer):
             self._layout.unpack(self._master)
 
     def _couple(self):
-        if self._m > 1 and self._deputy is None and not self.averaged:
+        if self._divided and not self.averaged:
             compare_replica(self._replica, self._layout.params)
         self.averaged = False
         self._notice(self._others_in_this_round())

@@ -166,7 +166,8 @@ def restore(stored, optimizer, model, scheduler, topology, seed):
     there = t.replica_index < stored.n
     source = t.replica_index * stored.m + t.place % stored.m if there else t.place % stored.m
     own, facts = stored.own(source), stored.facts(source)
-    if facts.get("formats", formats(model)) != formats(model):
+    now = formats(model)
+    if facts.get("formats", now) != now:
         raise BadInput(f"{stored.folder} was saved from weights in another memory format, such as channels_last")
     state = state_of(stored, t.replica_index, named("optimizer/", own), same)
     optimizer.restore(state, step, facts["groups"])

@@ -21,9 +21,9 @@ def from_all(comm, value):
 
 def compare_replica(comm, params):
     """Raise Disagreement where the ranks of a replica, those of `comm`, have trained apart. Collective over it."""
-    rows = [(weights,) for weights in from_all(comm, int(bits(params)))]
+    rows = from_all(comm, [int(bits(params))])
     where = "a round in which average_gradients was not called: the ranks of a replica do not agree"
-    compare(("the weights",), rows, world_ranks(comm) or range(len(rows)), where)
+    compare(("the weights",), rows, world_ranks(comm), where)
 
 
 class Group:
@@ -33,6 +33,7 @@ class Group:
         self._comm = comm
         self.rank = comm.Get_rank() if comm is not None else 0
         self.size = comm.Get_size() if comm is not None else 1
+        self._ranks = world_ranks(comm)
 
     def sum(self, values):
         """Sum of float64 values over the ranks, elementwise."""
@@ -48,7 +49,7 @@ class Group:
             return mine
         result = np.empty_like(mine)
         request = self._comm.Iallreduce(mine, result, op=getattr(mpi(), op))
-        call = called("sums in a validation", world_ranks(self._comm))
+        call = called("sums in a validation", self._ranks)
         wait_for(request.Test, "the other ranks in batchnorm_of_reference, or in a validation", call=call)
         return result
 

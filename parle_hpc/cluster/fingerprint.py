@@ -6,7 +6,7 @@ import torch
 
 from ..errors import Disagreement
 
-WIDTH = {torch.float64: torch.int64, torch.float32: torch.int32}
+INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
 
 
 def in_memory_order(tensor):
@@ -17,7 +17,7 @@ def in_memory_order(tensor):
 def bits(tensors):
     """Sum of the tensors' bits, int64 of shape (), on their device: differs where a bit does, but for rare chances."""
     whole = [t.detach().contiguous().view(-1) for t in tensors]
-    return sum(t.view(WIDTH.get(t.dtype, torch.int16)).sum(dtype=torch.int64) for t in whole)
+    return sum(t.view(INTEGER[t.element_size()]).sum(dtype=torch.int64) for t in whole)
 
 
 def digest(value, width=52):
@@ -31,10 +31,11 @@ def compare(names, rows, ranks, where, shown=()):
     Args:
         names: what the numbers of a row stand for.
         rows: a row of numbers for each rank.
-        ranks: the world rank of each row.
+        ranks: the world rank of each row; None where it is its number.
         where: what the line begins with.
         shown: names of which the number itself says something.
     """
+    ranks = ranks or range(len(rows))
     for name, values in zip(names, zip(*rows, strict=True), strict=True):
         if len(set(values)) > 1:
             raise Disagreement(f"{where}: {difference(name, values, ranks, name in shown)}", min(ranks))

@@ -43,7 +43,8 @@ class GradientMean:
             raise RuntimeError(SPARSE)
         if not params:
             return
-        for optimiser in {id(o): o for o in map(optimiser_with, params) if o is not None}.values():
+        optimisers = {optimiser_of.get(p, lambda: None)() for p in params} - {None}
+        for optimiser in optimisers:
             optimiser.averaged = True
         self._read()
         sizes, m = [p.numel() for p in params], len(self.ranks)
@@ -52,7 +53,7 @@ class GradientMean:
             dtype = torch.promote_types(dtype, p.dtype)
         has = [p.grad is not None for p in params]
         gradients = [p.grad.reshape(-1) if yes else p.new_zeros(p.numel()) for p, yes in zip(params, has, strict=True)]
-        flat = torch.cat([*gradients, *self._tail(params, has, dtype)])
+        flat = torch.cat([*gradients, *self._tail(params, has, dtype, sum(o.steps for o in optimisers))])
         self._reduce(flat, params)
         present, facts = torch.split(flat[sum(sizes) :], [len(params), m * len(FACTS)])
         self._unread = Unread(facts * m, m)
@@ -68,7 +69,7 @@ class GradientMean:
         if mine:
             torch._foreach_copy_([p.grad for p, _ in mine], [piece for _, piece in mine])
 
-    def _tail(self, params, has, dtype):
+    def _tail(self, params, has, dtype, steps):
         """(1 for each parameter that has a gradient here, the facts in this rank's place)."""
         device = params[0].device
         # all weights at first, then one parameter after the other: a difference is in all of them, and stays
@@ -77,7 +78,7 @@ class GradientMean:
         facts = torch.zeros(len(self.ranks), len(FACTS), dtype=dtype, device=device)
         mask = (1 << WIDTH) - 1
         shapes = hash(tuple(tuple(p.shape) for p in params)) & mask
-        facts[self._place, 0], facts[self._place, 2] = shapes, getattr(optimiser_with(params[0]), "steps", 0) & mask
+        facts[self._place, 0], facts[self._place, 2] = shapes, steps & mask
         facts[self._place, 1] = bits(looked_at) & mask
         return torch.tensor(has, dtype=dtype, device=device), facts.view(-1)
 
@@ -109,11 +110,6 @@ class GradientMean:
             compare(FACTS, rows, self.ranks, WHERE, shown=FACTS[2:])
 
 
-def optimiser_with(p):
-    """The optimiser that moves a parameter, or None."""
-    return optimiser_of.get(p, lambda: None)()
-
-
 class Unread:
     """The facts of all ranks, on their way from the device."""
 
@@ -127,4 +123,4 @@ class Unread:
     def rows(self):
         if self._arrived is not None:
             self._arrived.synchronize()
-        return [tuple(row) for row in self._facts.round().view(self._m, -1).tolist()]
+        return self._facts.round().view(self._m, -1).tolist()

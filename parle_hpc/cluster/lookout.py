@@ -160,10 +160,10 @@ class Lookout:
         """End the job where ranks have ended that did not do everything equally often."""
         calls = [self._states[rank].calls for rank in range(self._size)]
         for kind, members in sorted({key for each in calls for key in each}):
-            ranks = members or range(self._size)
-            rows = [(calls[rank].get((kind, members), 0),) for rank in ranks]
+            name = f"the number of {kind}"
+            rows = [[calls[rank].get((kind, members), 0)] for rank in members or range(self._size)]
             try:
-                compare([f"the number of {kind}"], rows, ranks, "the script has ended", shown=[f"the number of {kind}"])
+                compare([name], rows, members, "the script has ended", shown=[name])
             except Disagreement as error:
                 self.end_all(str(error), BAD_INPUT)
 

@@ -20,9 +20,10 @@ from .gradients import GradientMean
 from .lookout import Lookout, one_line
 from .placement import placement
 from .start import mpi_libraries, prepare_environment, start
-from .waiting import PATIENCE, SHARES, START_UP, be_patient, bounded, called, waits
+from .waiting import PATIENCE, START_UP, be_patient, bounded, called, waits
 
 T = TypeVar("T")
+SHARES = "the other ranks' shares of x^a, at a coupling, in at_reference or state_dict"
 REPLICA = "parle_hpc's replica"  # the name that MPI knows the communicator by
 
 
@@ -256,8 +257,7 @@ class Topology:
         """
         given = some(tensors, "broadcast")
         with waits("the other ranks in Topology.broadcast", called("calls of broadcast", self._all)):
-            facts = (len(given), [(tuple(t.shape), str(t.dtype)) for t in given])
-            everyone = [(number, str(shapes)) for number, shapes in self.world.allgather(facts)]
+            everyone = self.world.allgather((len(given), str([(t.shape, t.dtype) for t in given])))
             names = ("the number of tensors", "the shapes and types of the tensors")
             compare(names, everyone, self._all, "broadcast: the ranks do not agree", shown=names[:1])
             for tensor in given:

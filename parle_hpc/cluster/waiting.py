@@ -15,7 +15,6 @@ from .placement import placement
 
 PATIENCE = 600.0  # seconds to wait for other ranks before the job is ended
 START_UP = 120.0  # seconds for the start of MPI and Horovod, and for what a run reads before its first round
-SHARES = "the other ranks' shares of x^a, at a coupling, in at_reference or state_dict"
 OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the others leave
 
 

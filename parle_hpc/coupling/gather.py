@@ -2,8 +2,8 @@
 
 import torch
 
-from ..cluster.topology import mpi, world_ranks
-from ..cluster.waiting import SHARES, called, wait_for
+from ..cluster.topology import SHARES, mpi, world_ranks
+from ..cluster.waiting import called, wait_for
 
 
 class Gather:

@@ -15,7 +15,7 @@ import time
 from ..cluster.topology import world_ranks
 from ..cluster.waiting import called, wait_for
 from ..equations import eq_8d
-from .terms import Terms
+from .terms import PROGRESS, Terms
 from .transport import Staging, Travelling
 
 
@@ -82,8 +82,7 @@ class MPIReference:
 
     def _prepare(self, like):
         """The mean, and behind it in the same memory what the ranks tell one another of themselves."""
-        self._numbers = self.terms.numbers(self.comm, like.dtype).numel()
-        whole = like.new_empty(like.numel() + self._numbers)
+        whole = like.new_empty(like.numel() + self.n * len(PROGRESS))
         self.mean = whole[: like.numel()].copy_(like)
         self._host = self._staging.mirror(whole)
 
@@ -97,7 +96,8 @@ class MPIReference:
     def _reduction(self, xa):
         """The steps of a reduction; each yields what must be true before the next may be taken."""
         host, N = self._host, xa.numel()
-        host[N:] = self.terms.numbers(self.comm, host.dtype)
+        host[N:] = 0
+        host[N:].view(self.n, -1)[self.comm.Get_rank()] = self.terms.numbers(host.dtype)
         self._staging.out(xa, host[:N])
         yield self._staging.idle
         yield from self.terms.greet(self.comm, self._ranks)

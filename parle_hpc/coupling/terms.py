@@ -31,16 +31,13 @@ class Terms:
         self._facts, self._progress, self._shown = facts, progress, (*shown, *PROGRESS)
         self._greeted = False
 
-    def numbers(self, comm, dtype):
-        """What travels behind the next mean, zero but in this rank's place, shape (n * len(PROGRESS),)."""
-        found = torch.zeros(comm.Get_size(), len(PROGRESS), dtype=dtype)
-        found[comm.Get_rank()] = torch.tensor(self._progress(), dtype=dtype)
-        return found.view(-1)
+    def numbers(self, dtype):
+        """What this rank says of itself behind the next mean, shape (len(PROGRESS),)."""
+        return torch.tensor(self._progress(), dtype=dtype)
 
     def check(self, numbers, ranks):
         """Raise Disagreement where what has come with a mean is not the same on all `ranks`, world ranks."""
-        rows = [tuple(row) for row in numbers.view(-1, len(PROGRESS)).tolist()]
-        compare(PROGRESS, rows, ranks or range(len(rows)), WHERE, self._shown)
+        compare(PROGRESS, numbers.view(-1, len(PROGRESS)).tolist(), ranks, WHERE, self._shown)
 
     def greet(self, comm, ranks):
         """The steps of the exchange before the first mean between `ranks`, for Travelling; none later on."""
@@ -51,5 +48,4 @@ class Terms:
         mine = np.array([*facts.values()], np.float64)
         everyone = np.empty(comm.Get_size() * len(mine))
         yield comm.Iallgather(mine, everyone).Test
-        rows = [tuple(row) for row in everyone.reshape(-1, len(mine)).tolist()]
-        compare(facts, rows, ranks or range(len(rows)), WHERE, self._shown)
+        compare(facts, everyone.reshape(-1, len(mine)).tolist(), ranks, WHERE, self._shown)

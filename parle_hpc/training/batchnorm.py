@@ -64,13 +64,13 @@ def recompute_statistics(model, batches, group):
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     model.eval()
+    if not layers:
+        return
     for layer in layers:
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None
     count = 0
-    if not layers:
-        return
     for images in batches:
         model(images)
         count += 1

@@ -149,15 +149,6 @@ def alone_at_the_reference():
     tell(o)
 
 
-def alone_not_at_the_reference():
-    o = make()
-    train(o, 6)
-    if not alone:
-        validate(o)
-    train(o)
-    tell(o)
-
-
 def alone_at_the_end():
     o = make()
     train(o)
@@ -165,57 +156,44 @@ def alone_at_the_end():
         tell(o)
 
 
-def skipped_average():
+def loop(*left_out, everywhere=False):
+    """A training loop in which some of its calls are left out of one mini-batch of one rank, or of all of all."""
     o = make()
     for k in range(STEPS):
-        backward(k)
-        if not (alone and k == at):
+        missing = left_out if everywhere or (alone and k == at) else ()
+        o.zero_grad()
+        if "backward" not in missing:
+            backward(k)
+        if "average" not in missing:
             t.average_gradients(both)
-        o.step()
-    tell(o)
-
-
-def skipped_step():
-    o = make()
-    for k in range(STEPS):
-        backward(k)
-        t.average_gradients(both)
-        if not (alone and k == at):
+        if "step" not in missing:
             o.step()
     tell(o)
 
 
+def skipped_average():
+    loop("average")
+
+
+def skipped_step():
+    loop("step")
+
+
 def skipped_batch():
-    o = make()
-    for k in range(STEPS):
-        if alone and k == at:
-            continue
-        backward(k)
-        t.average_gradients(both)
-        o.step()
-    tell(o)
+    loop("backward", "average", "step")
 
 
 def skipped_backward_and_average():
-    o = make()
-    for k in range(STEPS):
-        o.zero_grad()
-        if not (alone and k == at):
-            backward(k)
-            t.average_gradients(both)
-        o.step()
-    tell(o)
+    loop("backward", "average")
 
 
 def skipped_backward():
-    o = make()
-    for k in range(STEPS):
-        o.zero_grad()
-        if not (alone and k == at):
-            backward(k)
-        t.average_gradients(both)
-        o.step()
-    tell(o)
+    loop("backward")
+
+
+def averaged_by_others():
+    """Gradients that the ranks of a replica have averaged in another way, or that are the same."""
+    loop("average", everywhere=True)
 
 
 def never_averaged():
@@ -224,24 +202,6 @@ def never_averaged():
         for p in both:
             p.grad = torch.full_like(p, 0.1 * (k + r))
         o.step()
-    tell(o)
-
-
-def averaged_by_others():
-    """Gradients that the ranks of a replica have averaged in another way, or that are the same."""
-    o = make()
-    for k in range(STEPS):
-        backward(k)
-        o.step()
-    tell(o)
-
-
-def averaged_twice():
-    o = make()
-    train(o, 3)
-    if alone:
-        t.average_gradients(both)
-    train(o)
     tell(o)
 
 
@@ -308,41 +268,6 @@ def broadcasts_others():
     t.broadcast(both if alone else [w])
 
 
-def broadcasts_once_more_elsewhere():
-    o = make()
-    if r == 0:
-        t.broadcast(both)
-    train(o)
-    tell(o)
-
-
-def together_alone():
-    o = make()
-    if alone:
-        t.together(print)
-    train(o)
-    tell(o)
-
-
-def state_dict_alone():
-    o = make()
-    train(o, 6)
-    if alone:
-        o.state_dict()
-    train(o)
-    tell(o)
-
-
-def load_alone():
-    o = make()
-    train(o, 8)
-    state = o.state_dict()
-    if alone:
-        o.load_state_dict(state)
-    train(o)
-    tell(o)
-
-
 def horovods_tools():
     import horovod.torch as hvd
 
@@ -405,15 +330,6 @@ def state_of_another_replica():
     o = make()
     train(o, 6)
     make().load_state_dict(t.world.bcast(o.state_dict()))
-
-
-def finish_alone():
-    o = make()
-    train(o, 6)
-    if alone:
-        o.finish()
-    train(o)
-    tell(o)
 
 
 def slow_is_not_dead():
