@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from .errors import BadInput, brief, nearest
+from .paths import expand
 from .recipes import merge, read_recipe
 
 PROGRAM = "python -m parle_hpc.train"
@@ -25,13 +26,7 @@ ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the other
 LARGEST = 1e6  # of rates and of epochs: far beyond what trains, and far below what overflows
 
 
-def possible_path(text):
-    if not text.isprintable():
-        raise ValueError("must hold printable characters alone")
-    return text
-
-
-PathText = Annotated[str, AfterValidator(possible_path)]
+PathText = Annotated[str, AfterValidator(expand)]
 
 
 class Section(BaseModel):
@@ -221,7 +216,11 @@ def load(arguments):
     """
     given = read_command_line(arguments)
     source = given.get("recipe", Settings.model_fields["recipe"].default)
-    recipe = read_recipe(source)
+    try:
+        path = expand(source)
+    except ValueError as error:
+        raise BadInput(f"--recipe {brief(source)}: {error}") from None
+    recipe = read_recipe(path)
     variants = {name: recipe.pop(name, {}) for name in ALGORITHMS}
     for name, table in variants.items():
         if not isinstance(table, dict):

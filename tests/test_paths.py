@@ -1,0 +1,67 @@
+"""Paths as people write them, on every command line and in recipes."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from parle_hpc.errors import BadInput
+from parle_hpc.paths import expand, path_argument
+from parle_hpc.settings import load
+
+
+@pytest.fixture(autouse=True)
+def shell(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    monkeypatch.delenv("NOWHERE", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("~/runs/x", "{home}/runs/x"),
+        ("$SCRATCH/x", "/scratch/me/x"),
+        ("${SCRATCH}/x", "/scratch/me/x"),
+        ("~", "{home}"),
+        ("runs/x~", "runs/x~"),
+        ("runs/5$", "runs/5$"),
+        ("/a b/(c)", "/a b/(c)"),
+    ],
+)
+def test_the_path_that_is_meant(tmp_path, written, meant):
+    meant = meant.format(home=tmp_path)
+    assert expand(written) == path_argument(written) == meant
+    given = load([f"--out={written}", "--resume", written, f"--data.path={written}"])
+    assert given.out == given.resume == given.data.path == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("$NOWHERE/x", ["$NOWHERE/x", "$NOWHERE is not set"]),
+        ("${NOWHERE}/x", ["${NOWHERE} is not set"]),
+        ("~nobody-of-that-name/x", ["no home of ~nobody-of-that-name"]),
+    ],
+)
+def test_a_path_that_cannot_be_meant(written, words):
+    for option in ("--out", "--data.path", "--recipe"):
+        with pytest.raises(BadInput) as refused:
+            load([option, written])
+        assert all(word in str(refused.value) for word in [option, *words]), refused.value
+    with pytest.raises(argparse.ArgumentTypeError) as refused:
+        path_argument(written)
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_in_a_recipe_too_and_of_a_recipe(tmp_path):
+    (tmp_path / "mine.toml").write_text('out = "$SCRATCH/x"\n[data]\npath = "~/digits.h5"\n')
+    given = load(["--recipe", "~/mine.toml"])
+    assert (given.out, given.data.path) == ("/scratch/me/x", str(tmp_path / "digits.h5"))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "analysis", "report", "doctor", "reproduce", "data/prepare"])
+def test_every_command_line_takes_them(command):
+    text = (Path(__file__).parents[1] / "parle_hpc" / f"{command}.py").read_text()
+    options = [line for line in text.splitlines() if 'metavar="RUN_DIR"' in line or '"--out"' in line]
+    assert options and all("path_argument" in line for line in options), options
