@@ -12,17 +12,17 @@ from tabulate import tabulate
 
 from .cluster.waiting import leave
 from .errors import BAD_INPUT, BadInput, Parser
-from .paths import path_argument
 from .paper.pages import open_folder, write_analysis
 from .paper.study import study, study_of_replicas
 from .paper.tables import analysis_rows
+from .paths import as_path
 
 
 def main():
     parser = Parser(prog="python -m parle_hpc.analysis", description="section 1.2 for finished runs")
-    parser.add_argument("runs", type=path_argument, nargs="+", metavar="RUN_DIR", help="independent runs that differ by seed")
-    parser.add_argument("--replicas", type=path_argument, metavar="RUN_DIR", help="a run of Parle that kept its replicas")
-    parser.add_argument("--out", type=path_argument, default="reports/analysis", help="folder for the table and Figure 1")
+    parser.add_argument("runs", type=as_path, nargs="+", metavar="RUN_DIR", help="independent runs that differ by seed")
+    parser.add_argument("--replicas", type=as_path, metavar="RUN_DIR", help="a run of Parle that kept its replicas")
+    parser.add_argument("--out", type=as_path, default="reports/analysis", help="folder for the table and Figure 1")
     try:
         arguments = parser.parse_args()
         open_folder(arguments.out)

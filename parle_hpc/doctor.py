@@ -20,14 +20,16 @@ from .cluster.diagnosis.tables import conclude
 from .cluster.placement import placement
 from .cluster.waiting import OTHERS_WAIT, leave
 from .errors import BAD_INPUT, BadInput, Parser, say
-from .paths import path_argument
+from .paths import as_path
 from .settings import default_replicas
 
 
 def options(arguments):
     """The command line. Raises BadInput."""
     parser = Parser("python -m parle_hpc.doctor", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=path_argument, default=".", metavar="DIR", help="folder for the runs (default: the current one)")
+    parser.add_argument(
+        "--out", type=as_path, default=".", metavar="DIR", help="folder for the runs (default: the current one)"
+    )
     parser.add_argument("--replicas", type=int, metavar="N", help="as for parle_hpc.train, and with its default")
     parser.add_argument("--wait", type=float, default=120.0, metavar="SECONDS", help="bound of a step (default: 120)")
     given = parser.parse_args(arguments)

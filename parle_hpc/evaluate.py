@@ -7,14 +7,14 @@ import torch
 
 from .cluster.waiting import leave
 from .errors import BAD_INPUT, BadInput, Parser
-from .paths import path_argument
+from .paths import as_path
 from .training.finished import open_run
 from .training.validation import Validation
 
 
 def main():
     parser = Parser(prog="python -m parle_hpc.evaluate", description="validate the reference of a finished run")
-    parser.add_argument("run", type=path_argument, metavar="RUN_DIR", help="output folder of the run")
+    parser.add_argument("run", type=as_path, metavar="RUN_DIR", help="output folder of the run")
     try:
         settings, data, model = open_run(parser.parse_args().run)
     except BadInput as error:

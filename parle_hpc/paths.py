@@ -18,7 +18,7 @@ def expand(text):
     return path
 
 
-def path_argument(text):
+def as_path(text):
     """`expand` for a command line."""
     try:
         return expand(text)

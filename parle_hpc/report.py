@@ -9,14 +9,14 @@ in percent; the training error is with dropout off and BatchNorm statistics comp
 
 from .cluster.waiting import leave
 from .errors import BAD_INPUT, BadInput, Parser
-from .paths import path_argument
 from .paper.pages import write
+from .paths import as_path
 
 
 def main():
     parser = Parser(prog="python -m parle_hpc.report", description="tables and figures of runs, beside the paper's")
-    parser.add_argument("runs", type=path_argument, nargs="+", metavar="RUN_DIR", help="output folders of runs")
-    parser.add_argument("--out", type=path_argument, required=True, help="folder for the page, the figures and the tables")
+    parser.add_argument("runs", type=as_path, nargs="+", metavar="RUN_DIR", help="output folders of runs")
+    parser.add_argument("--out", type=as_path, required=True, help="folder for the page, the figures and the tables")
     try:
         arguments = parser.parse_args()
         page = write(arguments.runs, arguments.out)

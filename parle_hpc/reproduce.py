@@ -15,10 +15,10 @@ import shlex
 
 from .cluster.waiting import leave
 from .errors import BAD_INPUT, BadInput, Parser
-from .paths import path_argument
 from .paper.campaign import available, list_runs, report, run, start, write_scripts
 from .paper.experiments import EXPERIMENTS, SIZES
 from .paper.pages import open_folder
+from .paths import as_path
 
 
 def options():
@@ -31,9 +31,9 @@ def options():
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default 3)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only the runs whose name contains this")
     parser.add_argument("--rounds", type=int, help="rounds of 25 mini-batches of each run, in place of the size's own")
-    parser.add_argument("--data", type=path_argument, default="data", help="folder of the prepared data sets (default data)")
-    parser.add_argument("--runs", type=path_argument, default="runs", help="folder of the runs (default runs)")
-    parser.add_argument("--out", type=path_argument, help="folder of the report (default reports/EXPERIMENT-SIZE)")
+    parser.add_argument("--data", type=as_path, default="data", help="folder of the prepared data sets (default data)")
+    parser.add_argument("--runs", type=as_path, default="runs", help="folder of the runs (default runs)")
+    parser.add_argument("--out", type=as_path, help="folder of the report (default reports/EXPERIMENT-SIZE)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the commands and start nothing")
     what.add_argument("--sbatch", action="store_true", help="write batch scripts into OUT/sbatch and start nothing")

@@ -34,23 +34,15 @@ def main(arguments=None):
     preemption = Preemption(rank)
     # torch takes seconds to load: not before the settings are known to be right
     from .cluster.topology import Topology
-    from .training import loop
+    from .training.folder import output
     from .training.setup import set_up
 
     # Horovod must not lose patience before the watchdog does
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(max(PATIENCE, settings.run.patience))))
     try:
         topology = Topology.split(replicas=settings.replicas)
-        parts = set_up(settings, topology, preemption)
-        if parts.finished:
-            parts.metrics.say(
-                f"{parts.folder} holds a run that is finished: {parts.rounds} rounds; more --schedule.epochs go on "
-                "with it, another --out starts anew"
-            )
-            parts.metrics.close()
-            parts.watchdog.close()
-        else:
-            loop.train(parts)
+        with output(settings, topology) as folder:
+            run(set_up(settings, topology, preemption, folder))
         preemption.over()
     except BadInput as error:
         leave(str(error), BAD_INPUT)
@@ -68,6 +60,21 @@ def main(arguments=None):
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
+
+
+def run(parts):
+    """Train, unless nothing is left to do."""
+    from .training import loop
+
+    if not parts.finished:
+        loop.train(parts)
+        return
+    parts.metrics.say(
+        f"{parts.folder} holds a run that is finished: {parts.rounds} rounds; more --schedule.epochs go on with it, "
+        "another --out starts anew"
+    )
+    parts.metrics.close()
+    parts.watchdog.close()
 
 
 def end_saved(topology, rank, message):

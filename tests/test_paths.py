@@ -1,12 +1,13 @@
 """Paths as people write them, on every command line and in recipes."""
 
 import argparse
-from pathlib import Path
+import importlib
+import sys
 
 import pytest
 
 from parle_hpc.errors import BadInput
-from parle_hpc.paths import expand, path_argument
+from parle_hpc.paths import as_path, expand
 from parle_hpc.settings import load
 
 
@@ -31,7 +32,7 @@ def shell(monkeypatch, tmp_path):
 )
 def test_the_path_that_is_meant(tmp_path, written, meant):
     meant = meant.format(home=tmp_path)
-    assert expand(written) == path_argument(written) == meant
+    assert expand(written) == as_path(written) == meant
     given = load([f"--out={written}", "--resume", written, f"--data.path={written}"])
     assert given.out == given.resume == given.data.path == meant
 
@@ -50,7 +51,7 @@ def test_a_path_that_cannot_be_meant(written, words):
             load([option, written])
         assert all(word in str(refused.value) for word in [option, *words]), refused.value
     with pytest.raises(argparse.ArgumentTypeError) as refused:
-        path_argument(written)
+        as_path(written)
     assert all(word in str(refused.value) for word in words)
 
 
@@ -60,8 +61,26 @@ def test_in_a_recipe_too_and_of_a_recipe(tmp_path):
     assert (given.out, given.data.path) == ("/scratch/me/x", str(tmp_path / "digits.h5"))
 
 
-@pytest.mark.parametrize("command", ["evaluate", "analysis", "report", "doctor", "reproduce", "data/prepare"])
-def test_every_command_line_takes_them(command):
-    text = (Path(__file__).parents[1] / "parle_hpc" / f"{command}.py").read_text()
-    options = [line for line in text.splitlines() if 'metavar="RUN_DIR"' in line or '"--out"' in line]
-    assert options and all("path_argument" in line for line in options), options
+COMMANDS = [
+    ("evaluate", ["{}"]),
+    ("analysis", ["{}", "x"]),
+    ("analysis", ["x", "--replicas", "{}"]),
+    ("analysis", ["x", "--out", "{}"]),
+    ("report", ["{}", "--out", "x"]),
+    ("report", ["x", "--out", "{}"]),
+    ("doctor", ["--out", "{}"]),
+    ("reproduce", ["fig1", "--data", "{}"]),
+    ("reproduce", ["fig1", "--runs", "{}"]),
+    ("reproduce", ["fig1", "--out", "{}"]),
+    ("data.prepare", ["mnist", "--source", "{}"]),
+    ("data.prepare", ["mnist", "--out", "{}"]),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS)
+def test_every_command_line_takes_them(monkeypatch, name, arguments):
+    command = importlib.import_module(f"parle_hpc.{name}")
+    monkeypatch.setattr("sys.argv", [name, *(argument.format("$NOWHERE/x") for argument in arguments)])
+    monkeypatch.setattr(command, "leave", lambda message, status: sys.exit(f"{status} {message}"))
+    with pytest.raises(SystemExit, match=r"2 .*\$NOWHERE is not set"):
+        command.main()

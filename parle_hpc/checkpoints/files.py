@@ -9,6 +9,7 @@ forced to disk, then renamed; a checkpoint is complete once its manifest is ther
 ranks of one share the work.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -23,6 +24,8 @@ import numpy as np
 FORMAT = 1
 CHUNK = 1 << 20  # elements; the writing thread lets the training thread go on after each
 MANIFEST = "manifest.json"
+# what file systems answer that have no such thing, as CIFS and some of FUSE do to a folder's fsync
+UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EEXIST)
 
 
 class Damaged(ValueError):
@@ -80,16 +83,46 @@ def write_whole(path, content):
         with open(partial, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+            force(file.fileno())
+        put_in_place(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    force_folder(path.parent)
+
+
+def force(descriptor):
+    """Force a file, or a folder's names, to disk; whether the file system can. Raises OSError where it fails."""
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
+        return False
+    return True
+
+
+def force_folder(folder):
+    """`force` for a folder, which file systems of networks and desktops often cannot, or which may not be read."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return force(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def put_in_place(partial, path):
+    """Give a file its name, also on a file system that does not replace one by another in one step."""
+    try:
+        partial.replace(path)
+    except OSError as error:
+        if error.errno not in UNABLE or not path.is_file():
+            raise
+        path.unlink()
+        partial.rename(path)
 
 
 def as_text(manifest):

@@ -13,6 +13,13 @@ def from_first(comm, value):
         return comm.bcast(value)
 
 
+def by_first(topology, function, *arguments):
+    """What function(*arguments) gives on world rank 0, on every rank; its BadInput too. Collective over all ranks."""
+    if topology.world.Get_rank():
+        function, arguments = lambda: None, ()
+    return from_first(topology.world, topology.together(function, *arguments))
+
+
 def from_all(comm, value):
     """The values of all ranks of `comm`, in their order, on every rank. Collective over it."""
     with waits("what the other ranks tell", called("exchanges", world_ranks(comm))):

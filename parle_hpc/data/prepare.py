@@ -22,7 +22,7 @@ import numpy as np
 
 from ..cluster.waiting import leave
 from ..errors import BAD_INPUT, BadInput, Parser, say
-from ..paths import path_argument
+from ..paths import as_path
 from .preprocess import GCN_SCALE, ZCA_EPS, fit_zca
 from .sources import SOURCES
 from .store import default_path, h5py
@@ -87,8 +87,10 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=sorted(SOURCES), help="data set")
-    parser.add_argument("--source", type=path_argument, help="the archive, or the folder with the raw files; downloaded where not given")
-    parser.add_argument("--out", type=path_argument, help="file to write (default: data/NAME.h5)")
+    parser.add_argument(
+        "--source", type=as_path, help="the archive, or the folder with the raw files; downloaded where not given"
+    )
+    parser.add_argument("--out", type=as_path, help="file to write (default: data/NAME.h5)")
     try:
         arguments = parser.parse_args()
         path = prepare(arguments.name, arguments.source, arguments.out)

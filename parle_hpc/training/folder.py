@@ -1,27 +1,62 @@
 """The output folder of a run: made, searched for what the run goes on from, and cleared of what it does anew."""
 
 import os
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from ..checkpoints import files, resume
+from ..cluster.agreement import by_first
+from ..cluster.hold import Hold
 from ..errors import BadInput
 from ..settings import write as write_settings
 
 
+@contextmanager
+def output(settings, topology):
+    """The output folder of a run, for all ranks, held by this run until the body ends. Collective over all ranks.
+
+    Raises BadInput, on all ranks, where it cannot be written, or a living run holds it.
+    """
+    held = []
+
+    def take():
+        folder, hold = open_output(settings)
+        held.append(hold)
+        return folder
+
+    try:
+        yield by_first(topology, take)
+    finally:
+        for hold in held:
+            hold.release()
+
+
 def open_output(settings):
-    """Make the output folder; the folder. Raises BadInput where that is not possible."""
+    """(The output folder, which is made where it is missing, its Hold). Raises BadInput where that is not possible."""
     folder = Path(settings.out or Path("runs") / f"{Path(settings.recipe).stem}-{run_name(os.environ)}")
     try:
+        if settings.out is None and "SLURM_JOB_ID" not in os.environ:
+            folder = new(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if settings.resume == "never" and (folder / "metrics.jsonl").exists():
-            raise BadInput(f"--out {folder}: holds a run already; give another folder, or go on with --resume auto")
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        hold = Hold(folder)
     except OSError as error:
         raise BadInput(f"--out {folder}: cannot be written ({error.strerror}); give a folder that can") from None
-    return folder
+    if settings.resume == "never" and (folder / "metrics.jsonl").exists():
+        hold.release()
+        raise BadInput(f"--out {folder}: holds a run already; give another folder, or go on with --resume auto")
+    return folder, hold
+
+
+def new(folder):
+    """A new folder of that name, which with -2, -3 and so on behind it is nobody else's. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        mine = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with suppress(FileExistsError):
+            mine.mkdir()
+            return mine
 
 
 def run_name(environment):

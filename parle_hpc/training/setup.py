@@ -19,7 +19,7 @@ from ..algorithms.parle import Parle
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
 from ..checkpoints.saver import Saver
-from ..cluster.agreement import from_all, from_first
+from ..cluster.agreement import by_first, from_all
 from ..cluster.signals import Preemption
 from ..cluster.topology import Topology
 from ..cluster.waiting import Watchdog
@@ -81,20 +81,20 @@ class Parts:
     news: list
 
 
-def set_up(settings, topology, preemption):
+def set_up(settings, topology, preemption, out):
     """The Parts of a run. Collective over all ranks.
 
     Args:
         settings: Settings.
         topology: Topology.
         preemption: Preemption, which tells of signals.
+        out: output folder, which this run holds.
 
     Raises BadInput, on all ranks, where something in the settings, the data or the output folder is wrong.
     """
     t, rank = topology, topology.world.Get_rank()
     preemption.grace = settings.run.grace
     watchdog = Watchdog(rank, settings.run.patience)
-    out = by_first(t, folder.open_output, settings)
     stored, news = folder.find_checkpoint(settings, out, t)
     device = t.together(t.device, settings.run.device)
     if device.type == "cpu":
@@ -139,13 +139,6 @@ def set_up(settings, topology, preemption):
         trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", rank),
         news=[headline(settings, t, data, params, rounds, optimizer.round_length, device), *news],
     )
-
-
-def by_first(topology, function, *arguments):
-    """What function(*arguments) gives on rank 0, on every rank; its BadInput too. Collective over all ranks."""
-    if topology.world.Get_rank():
-        function, arguments = lambda: None, ()
-    return from_first(topology.world, topology.together(function, *arguments))
 
 
 def where_it_begins(stored, rounds, out):

@@ -12,6 +12,7 @@ from parle_hpc import Topology, models
 from parle_hpc.cluster.signals import Preemption
 from parle_hpc.settings import load
 from parle_hpc.training import loop
+from parle_hpc.training.folder import output
 from parle_hpc.training.setup import set_up
 
 norm, out, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -41,7 +42,8 @@ def build(*given, **options):
 models.build = build
 settings = load(["--out", out, *arguments])
 topology = Topology.split(replicas=1)
-job = set_up(settings, topology, Preemption())
+with output(settings, topology) as folder:
+    job = set_up(settings, topology, Preemption(), folder)
 models.build = original
 if settings.algorithm.name in ("sgd", "elastic_sgd"):
     job.optimizer.round_length = 20

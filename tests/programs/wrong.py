@@ -7,6 +7,7 @@ from parle_hpc import Topology
 from parle_hpc.cluster.signals import Preemption
 from parle_hpc.errors import BadInput
 from parle_hpc.settings import load, settle
+from parle_hpc.training.folder import output
 from parle_hpc.training.setup import set_up
 
 topology, preemption = Topology.split(replicas=int(sys.argv[1])), Preemption()
@@ -17,7 +18,8 @@ def told(given):
     try:
         settings = load(given)
         settle(settings, topology.world.Get_size())
-        set_up(settings, topology, preemption)
+        with output(settings, topology) as folder:
+            set_up(settings, topology, preemption, folder)
     except BadInput as error:
         return str(error)
 

@@ -10,6 +10,7 @@ from . import findings, probes
 from .supervise import LAST
 from .tables import conclude, folder_rows, show, show_table
 
+FOLDER = ("output folder on", "shared", "written", "HDF5 lock", "names forced to disk", "free")
 OTHERS = "another rank may be dead or stuck: see its output"
 
 
@@ -80,7 +81,9 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
     path, sights = look_at_folder(world, host, given, step)
     found = None
     if chief:
-        show_table(("output folder on", "shared", "written", "HDF5 lock", "free"), folder_rows(sights))
+        show_table(
+            ("output folder on", "shared", "written", "HDF5 lock", "names forced to disk", "free"), folder_rows(sights)
+        )
         found = [
             *findings.different_versions(ranks),
             *findings.shared_cores(ranks, here.launcher),

@@ -36,8 +36,9 @@ class Rank:
 class Sight:
     """The output folder as one rank sees it.
 
-    seen: whether rank 0's new folder in it is there; exists: whether there is a folder of its name. write_error and
-    lock_error: why it cannot be written, and a file in it not locked, or None. free: bytes.
+    seen: whether rank 0's new folder in it is there; exists: whether there is a folder of its name. write_error,
+    lock_error and sync_error: why it cannot be written, a file in it not locked, and its names not forced to disk (then
+    a power cut may cost what was saved last), or None. free: bytes, None where the file system does not say.
     """
 
     rank: int
@@ -46,6 +47,7 @@ class Sight:
     exists: bool
     write_error: str | None = None
     lock_error: str | None = None
+    sync_error: str | None = None
     free: int | None = None
 
 

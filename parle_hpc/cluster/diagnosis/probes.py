@@ -131,7 +131,7 @@ def look(path, probe, error, rank, host):
         if time.monotonic() > until:
             return Sight(rank, host, False, path.exists())
         time.sleep(0.1)
-    write_error = lock_error = None
+    write_error = lock_error = sync_error = None
     try:
         with open(probe / str(rank), "w") as file:
             file.write("written")
@@ -143,4 +143,14 @@ def look(path, probe, error, rank, host):
                 lock_error = refused.strerror
     except OSError as refused:
         write_error = refused.strerror
-    return Sight(rank, host, True, True, write_error, lock_error, shutil.disk_usage(probe).free)
+    try:
+        descriptor = os.open(probe, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as refused:
+        sync_error = refused.strerror
+    usage = shutil.disk_usage(probe)
+    free = usage.free if usage.total else None
+    return Sight(rank, host, True, True, write_error, lock_error, sync_error, free)

@@ -17,11 +17,14 @@ def folder_rows(sights):
     """One row a host, of its first rank that has something to complain of."""
     rows = []
     for host, here in findings.by_host(sights).items():
-        worst = min(here, key=lambda s: (s.seen, not s.write_error, not s.lock_error))
+        worst = min(here, key=lambda s: (s.seen, not s.write_error, not s.lock_error, not s.sync_error))
         free = "" if worst.free is None else findings.size(worst.free)
         written = f"no ({worst.write_error})" if worst.write_error else "yes" if worst.seen else ""
-        lock = f"no ({worst.lock_error})" if worst.lock_error else "yes" if written == "yes" else ""
-        rows.append((host, "yes" if worst.seen else "no", written, lock, free))
+        lock, forced = (
+            f"no ({error})" if error else "yes" if written == "yes" else ""
+            for error in (worst.lock_error, worst.sync_error)
+        )
+        rows.append((host, "yes" if worst.seen else "no", written, lock, forced, free))
     return rows
 
 
