@@ -1,6 +1,6 @@
 """Section 1.2: how far apart independent networks are, what their average is worth, and what alignment changes.
 
-    python -m parle_hpc.analysis RUN_DIR RUN_DIR ... [--replicas RUN_DIR] [--out DIR]
+    python -m parle_hpc.analysis RUN_DIR RUN_DIR ... [--replicas RUN_DIR] [--out DIR] [--data.path FILE]
 
 Each RUN_DIR is a finished run of the same network on the same data, with a seed of its own. For them it gives the
 error of each, of their ensemble, of their average ("one-shot averaging") and of their average after each was aligned to
@@ -16,6 +16,7 @@ from .paper.pages import open_folder, write_analysis
 from .paper.study import study, study_of_replicas
 from .paper.tables import analysis_rows
 from .paths import as_path
+from .training.finished import DATA_PATH
 
 
 def main():
@@ -23,12 +24,15 @@ def main():
     parser.add_argument("runs", type=as_path, nargs="+", metavar="RUN_DIR", help="independent runs that differ by seed")
     parser.add_argument("--replicas", type=as_path, metavar="RUN_DIR", help="a run of Parle that kept its replicas")
     parser.add_argument("--out", type=as_path, default="reports/analysis", help="folder for the table and Figure 1")
+    parser.add_argument("--data.path", type=as_path, metavar="FILE", dest="data_path", help=DATA_PATH)
     try:
         arguments = parser.parse_args()
         open_folder(arguments.out)
         # everything that may be wrong before anything that takes long
-        replicas = study_of_replicas(arguments.replicas) if arguments.replicas is not None else None
-        groups = {"independent": study(arguments.runs).results()}
+        replicas = None
+        if arguments.replicas is not None:
+            replicas = study_of_replicas(arguments.replicas, arguments.data_path)
+        groups = {"independent": study(arguments.runs, arguments.data_path).results()}
         if replicas:
             groups["replicas of Parle"] = replicas.results()
         page = write_analysis(groups, arguments.out)

@@ -1,6 +1,6 @@
 """The error of a finished run's reference on the test set.
 
-python -m parle_hpc.evaluate RUN_DIR
+python -m parle_hpc.evaluate RUN_DIR [--data.path FILE]
 """
 
 import torch
@@ -8,15 +8,17 @@ import torch
 from .cluster.waiting import leave
 from .errors import BAD_INPUT, BadInput, Parser
 from .paths import as_path
-from .training.finished import open_run
+from .training.finished import DATA_PATH, open_run
 from .training.validation import Validation
 
 
 def main():
     parser = Parser(prog="python -m parle_hpc.evaluate", description="validate the reference of a finished run")
     parser.add_argument("run", type=as_path, metavar="RUN_DIR", help="output folder of the run")
+    parser.add_argument("--data.path", type=as_path, metavar="FILE", dest="data_path", help=DATA_PATH)
     try:
-        settings, data, model = open_run(parser.parse_args().run)
+        arguments = parser.parse_args()
+        settings, data, model = open_run(arguments.run, arguments.data_path)
     except BadInput as error:
         leave(str(error), BAD_INPUT)
     result = Validation(model, data, settings.data.batch_size, torch.device("cpu")).test()

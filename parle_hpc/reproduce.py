@@ -64,7 +64,7 @@ def main():
         open_folder(out)  # hours before the report needs it
         list_runs(specs, given.runs, given.data)
         run(specs, given.runs, given.data)
-        print(f"written {report(given.experiment, specs, given.runs, out)}")
+        print(f"written {report(given.experiment, specs, given.runs, given.data, out)}")
     except BadInput as error:
         leave(str(error), BAD_INPUT)
     except KeyboardInterrupt:

@@ -39,6 +39,10 @@ class Data(Section):
         "",
         description="HDF5 file from python -m parle_hpc.data.prepare; data/NAME.h5 where empty (digits makes itself)",
     )
+    node_copy: PathText = Field("", description="a copy of that file on this node, which is read in its place")
+    checksum: str | None = Field(
+        None, description="what that file's data set must be, as config.toml of a run has it; any where not given"
+    )
     batch_size: int = Field(128, ge=1, description="samples in a mini-batch of a replica, over all its ranks")
     fraction: float = Field(
         1.0,
@@ -256,6 +260,7 @@ def default_replicas(algorithm, size):
 
 
 def write(settings, path):
-    """The settings in force as a TOML file that `--recipe` takes."""
-    tables = settings.model_dump(exclude={"recipe", "out", "resume"}, exclude_none=True)
+    """The settings in force as a TOML file that `--recipe` takes, on any machine that has the data set's file."""
+    elsewhere = {"recipe": True, "out": True, "resume": True, "data": {"node_copy"}}
+    tables = settings.model_dump(exclude=elsewhere, exclude_none=True)
     path.write_text(f"# recipe {settings.recipe}\n{tomlkit.dumps(tables)}", encoding="utf-8")

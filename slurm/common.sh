@@ -59,20 +59,28 @@ activate() {
     if [[ -r $bin/activate ]]; then source "$bin/activate"; else export PATH="$bin:$PATH"; fi
 }
 
-# Sets `data`, the trainer's options for the data set's file, after a copy of it was made on every node
+# stage DATASET SETTING ... sets `data`, the trainer's options for the data set's file, which a setting may name, after a
+# copy of it was made on every node
 stage() {
     data=() copy=""
+    local name=$1 file=$PARLE_HPC_DATA/$1.h5 before="" setting
     # the one that scikit-learn carries makes itself
-    [[ $1 != digits ]] || return 0
-    local file=$PARLE_HPC_DATA/$1.h5
-    [[ -r $file ]] || stop "no data file $file; on a login node: python -m parle_hpc.data.prepare $1 --out $file"
+    [[ $name != digits ]] || return 0
+    shift
+    for setting in "$@"; do
+        [[ $setting != --data.path=* ]] || file=${setting#*=}
+        [[ $before != --data.path ]] || file=$setting
+        before=$setting
+    done
+    [[ -r $file ]] || stop "no data file $file; on a login node: python -m parle_hpc.data.prepare $name --out $file"
+    # what the run leaves names this file, not the copy, which is gone with the job
+    data=(--data.path "$file")
     if [[ $PARLE_HPC_LOCAL ]]; then
-        copy=$PARLE_HPC_LOCAL/parle_hpc-$SLURM_JOB_ID-$1.h5
+        copy=$PARLE_HPC_LOCAL/parle_hpc-$SLURM_JOB_ID-$name.h5
         # read once, and handed on from node to node; --force: one may be left from before a restart
         sbcast --force "$file" "$copy" || stop "no $copy on some node, see above; export PARLE_HPC_LOCAL=FOLDER, or ''"
-        file=$copy
+        data+=(--data.node_copy "$copy")
     fi
-    data=(--data.path "$file")
 }
 
 # Nobody else removes the copies. A job that is cancelled cannot do it any more: many sites empty the folder themselves
@@ -108,7 +116,7 @@ train() {
     if [[ ${PARLE_HPC_DOCTOR:-} ]]; then
         exec srun "${launch[@]}" parle_hpc.doctor --out .
     fi
-    stage "$dataset"
+    stage "$dataset" "$@"
     srun "${launch[@]}" parle_hpc.train "${options[@]}" "${data[@]}" "$@" || status=$?
     unstage
     if ((status == SAVED)); then

@@ -17,6 +17,8 @@ from .files import Damaged, Piece, Stored, folders, read_manifest, verify
 # what a run may change when it goes on; anything else would be another run
 MAY_CHANGE = {
     "data.path",
+    "data.node_copy",
+    "data.checksum",
     "schedule.epochs",
     "schedule.max_rounds",
     "run.validate_every",

@@ -3,6 +3,7 @@
 Images are memory-mapped, so that the ranks of a node share one copy in the page cache.
 """
 
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -45,12 +46,13 @@ class Part(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """The train and test parts of a data set, and its name and number of classes."""
+    """The train and test parts of a data set, its name and number of classes, and a checksum that stands for all."""
 
     name: str
     classes: int
     train: Part
     test: Part
+    checksum: str
 
 
 def default_path(name):
@@ -58,13 +60,14 @@ def default_path(name):
     return FOLDER / f"{name}.h5"
 
 
-def open_dataset(path, name="NAME", preprocessing="none", samples=None):
+def open_dataset(path, name="NAME", preprocessing="none", samples=None, checksum=None):
     """Read and check the file of the data set `name`.
 
     preprocessing is a kind that Preprocessing knows. With `samples` the training set is its first so many images.
+    checksum: that it must have.
 
-    Raises BadInput where the file is missing, not HDF5, torn, lacks a group or what the preprocessing needs, or holds
-    labels outside its classes.
+    Raises BadInput where the file is missing, not HDF5, torn, lacks a group or what the preprocessing needs, holds
+    labels outside its classes, or another data set.
     """
     path = Path(path)
     if not os.path.isfile(path):
@@ -79,6 +82,11 @@ def open_dataset(path, name="NAME", preprocessing="none", samples=None):
         raise BadInput(f"{path} is not a complete HDF5 file ({error}); prepare it anew") from None
     if data.name != name and {data.name, name} <= set(SOURCES):
         raise BadInput(f"{path} holds {data.name}, not {name}; give --data.name {data.name}, or the file of {name}")
+    if checksum not in (None, data.checksum):
+        raise BadInput(
+            f"{path} holds another data set (checksum {data.checksum}) than it should (--data.checksum {checksum}); "
+            "give the right one's file by --data.path"
+        )
     if samples is None:
         return data
     if samples > len(data.train):
@@ -105,7 +113,17 @@ def _read(path, file, preprocessing):
     if classes > len(labels):
         raise BadInput(f"{path}: {len(labels)} training images cannot be of {classes} classes; {AGAIN}")
     preprocess = Preprocessing(preprocessing, file)
-    return DataSet(name, int(classes), *(Part(*part, preprocess) for part in parts))
+    stands_for = checksum_of([name, classes, file.attrs.get("checksum")], parts)
+    return DataSet(name, int(classes), *(Part(*part, preprocess) for part in parts), stands_for)
+
+
+def checksum_of(facts, parts):
+    """16 hexadecimal digits of what a data set says of itself, its shapes and its labels."""
+    digest = hashlib.blake2b(repr([str(fact) for fact in facts]).encode(), digest_size=8)
+    for images, labels in parts:
+        digest.update(repr(images.shape).encode())
+        digest.update(labels.tobytes())
+    return digest.hexdigest()
 
 
 def _dataset(path, file, name):

@@ -159,15 +159,16 @@ def list_runs(specs, runs, data):
     )
 
 
-def report(name, specs, runs, out):
+def report(name, specs, runs, data, out):
     """The page of an experiment whose runs are there; its path."""
     title, folders = EXPERIMENTS[name][0], [folder(runs, spec) for spec in specs]
     if name != "fig1":
         return write(folders, out, title)
     from .study import study, study_of_replicas
 
+    file = data_file(specs[0], data)
     kept = [path for path, spec in zip(folders, specs, strict=True) if spec.suffix]
-    groups = {"independent": study([path for path in folders if path not in kept]).results()}
+    groups = {"independent": study([path for path in folders if path not in kept], file).results()}
     for path in kept:
-        groups["replicas of Parle"] = study_of_replicas(path).results()
+        groups["replicas of Parle"] = study_of_replicas(path, file).results()
     return write_analysis(groups, out)

@@ -65,10 +65,10 @@ def by_layer(first, others):
     return {layer: [values[layer] for values in found] for layer in found[0]}
 
 
-def study(runs):
-    """The Study of finished runs' references. Raises BadInput where they are not alike."""
+def study(runs, data_path=None):
+    """The Study of finished runs' references; data_path as open_run has it. BadInput where they are not alike."""
     runs = list({Path(folder).resolve(): folder for folder in runs}.values())
-    opened = [open_run(folder) for folder in runs]
+    opened = [open_run(folder, data_path) for folder in runs]
     settings, data, model = opened[0]
     for folder, (other, _, _) in zip(runs, opened, strict=True):
         if (other.model, other.data.name) != (settings.model, settings.data.name):
@@ -80,9 +80,9 @@ def study(runs):
     return make(settings, data, model, [snapshot(network) for _, _, network in opened])
 
 
-def study_of_replicas(run):
-    """The Study of the replicas that a finished run kept. Raises BadInput where it kept none."""
-    settings, data, model = open_run(run)
+def study_of_replicas(run, data_path=None):
+    """The Study of the replicas that a finished run kept; data_path as open_run has it. BadInput where it kept none."""
+    settings, data, model = open_run(run, data_path)
     # by number
     paths = sorted((Path(run) / "replicas").glob("*.pt"), key=lambda path: (len(path.stem), path.stem))
     if len(paths) < 2:

@@ -11,19 +11,25 @@ from ..errors import BadInput
 from ..settings import load
 from .network import first_line, network
 
+DATA_PATH = "the data set's file, where it is not what the run had"  # --help of a command that opens runs
 
-def open_run(folder):
+
+def open_run(folder, data_path=None):
     """A finished run's settings, its data set, and its network with the reference's weights and statistics.
 
-    Raises BadInput where the folder does not hold a finished run.
+    data_path: of the data set's file; None: the run's own. Raises BadInput where the folder does not hold a finished
+    run, or the file another data set than the run's.
     """
     folder = Path(folder)
     for name in ("config.toml", "reference.pt"):
         if not os.path.isfile(folder / name):
             raise BadInput(f"{folder} holds no finished run: {name} is missing")
     settings = load(["--recipe", str(folder / "config.toml")])
-    path = settings.data.path or default_path(settings.data.name)
-    data = open_dataset(path, settings.data.name, settings.data.preprocessing, settings.data.samples)
+    d = settings.data
+    path = data_path or d.path or default_path(d.name)
+    if not os.path.isfile(path):
+        raise BadInput(f"{path}, the data set {d.name} of {folder}, is not there; give its file by --data.path FILE")
+    data = open_dataset(path, d.name, d.preprocessing, d.samples, d.checksum)
     model = network(settings, data)
     load_weights(model, folder / "reference.pt")
     return settings, data, model.eval()

@@ -90,13 +90,18 @@ def check_source(given):
         raise BadInput(f"--resume {given}: no such folder; give a run's folder, or auto or never")
 
 
-def check_images(stored, images, path):
-    """Raises BadInput where a checkpoint was made with other numbers of images (training, test)."""
-    if stored.manifest["images"] != images:
-        before = " + ".join(map(str, stored.manifest["images"]))
+def check_data(stored, images, data):
+    """Raises BadInput where a checkpoint was made with other data; images: how many there are, (training, test)."""
+    now, before = " + ".join(map(str, images)), " + ".join(map(str, stored.manifest["images"]))
+    if now == before:
+        # an older version's has no checksum
+        now, before = data.checksum, stored.manifest.get("data", data.checksum)
+    else:
+        now, before = f"{now} images", f"{before} images"
+    if now != before:
         raise BadInput(
-            f"--data.path {path}: holds {images[0]} + {images[1]} images; the checkpoints in "
-            f"{stored.folder} were made with {before}; give the same data, or another --out"
+            f"--data.path {data.path}: holds {now}; the checkpoints in {stored.folder} were made with {before}; "
+            "give the same data, or another --out"
         )
 
 

@@ -1,6 +1,7 @@
 """A run on this rank, put together and checked on all ranks: everything that the loop needs, as one frozen object."""
 
 import math
+import os
 import platform
 import socket
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from ..data.loader import Loader
 from ..data.prepare import prepare
 from ..data.split import MiniBatches, seen_by
 from ..data.store import default_path, open_dataset
+from ..errors import BadInput
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
 from . import folder
 from .memory import keep_freed
@@ -99,7 +101,7 @@ def set_up(settings, topology, preemption, out):
     device = t.together(t.device, settings.run.device)
     if device.type == "cpu":
         keep_freed()
-    data = open_data(settings, t)
+    data = open_data(settings, t, out)
     seen, batches = share(settings, data, t)
     model = make_model(settings, data, t, device)
     params = list(model.parameters())
@@ -110,7 +112,7 @@ def set_up(settings, topology, preemption, out):
     images = [len(data.train), len(data.test)]
     first_round, finished = where_it_begins(stored, rounds, out)
     if stored is not None and not finished:
-        folder.check_images(stored, images, settings.data.path)
+        folder.check_data(stored, images, settings.data)
         saver.last = stored.manifest["round"]
         news += go_on(stored, rounds, optimizer, model, scheduler, t, settings.run.seed, tally, metrics)
     if not finished:
@@ -149,13 +151,29 @@ def where_it_begins(stored, rounds, out):
     return first, first >= rounds and (out / "reference.pt").exists()
 
 
-def open_data(settings, topology):
-    """The data set; the built-in one is made where it is missing."""
+def open_data(settings, topology, out):
+    """The data set, which the settings then name whole; the built-in one is made where it is missing."""
     d = settings.data
-    path = Path(d.path or default_path(d.name))
+    path = Path(d.path or default_path(d.name)).absolute()
     if d.name == "digits" and not d.path:
-        topology.together(make_digits, path, topology.local_rank)
-    return topology.together(open_dataset, path, d.name, d.preprocessing, d.samples)
+        try:
+            topology.together(make_digits, path, topology.local_rank)
+        except BadInput:
+            # a current folder that cannot be written; the output folder can
+            path = out.absolute() / path.name
+            by_first(topology, make_digits, path, 0)
+    topology.together(check_copy, d.node_copy)
+    data = topology.together(open_dataset, Path(d.node_copy or path), d.name, d.preprocessing, d.samples, d.checksum)
+    d.path, d.checksum = str(path), data.checksum
+    return data
+
+
+def check_copy(path):
+    """Raises BadInput where the copy of a data set on this node is missing."""
+    if path and not os.path.isfile(path):
+        raise BadInput(
+            f"--data.node_copy {path}: no such file on {socket.gethostname()}; leave it out, or copy it there"
+        )
 
 
 def make_digits(path, local_rank):
@@ -228,6 +246,7 @@ def make_saving(settings, topology, saver, optimizer, model, tally, metrics, wat
         "n": topology.n,
         "m": topology.m,
         "images": images,
+        "data": settings.data.checksum,
         "settings": resume.sections(settings),
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
