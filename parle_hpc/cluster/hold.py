@@ -85,6 +85,15 @@ def lives(path, found):
     return False
 
 
+def living(folder):
+    """The living run that holds a folder, in words, or None. Waits for as long as SILENT to see."""
+    path = Path(folder) / NAME
+    text = read(path)
+    if text is None or not lives(path, found := understood(text)):
+        return None
+    return words(found)
+
+
 class Hold:
     """The hold of an output folder, from when it is made until `release`, or this process ends.
 

@@ -11,6 +11,7 @@ from helpers.planted import DOCTOR, alone, at_once, changes, hurried, on_core, t
 
 from parle_hpc.cluster.diagnosis import findings
 from parle_hpc.cluster.diagnosis.findings import Rank, Sight
+from parle_hpc.cluster.hold import Hold
 
 CORES = os.sched_getaffinity(0)
 ENOUGH = "All is well: "
@@ -271,16 +272,33 @@ def preload(folder, code):
     return str(library)
 
 
+REFUSES = """
+#include <sys/stat.h>
+int flock(int file, int how) { errno = ENOLCK; return -1; }
+int fsync(int file) {
+    struct stat what;
+    fstat(file, &what);
+    errno = EINVAL;
+    return S_ISDIR(what.st_mode) ? -1 : 0;
+}
+"""
+
+
 @pytest.mark.cluster
-def test_a_file_system_without_locks(tmp_path):
-    library = preload(tmp_path, "int flock(int file, int how) { errno = ENOLCK; return -1; }")
+def test_a_file_system_without_locks_that_forces_no_folder_to_disk_and_a_run_in_it(tmp_path):
+    library = preload(tmp_path, REFUSES)
     result = alone(*DOCTOR, "--out", tmp_path / "runs", LD_PRELOAD=library)
-    assert table(result, "output folder on")[0][1:4] == ["yes", "yes", "no (No locks available)"]
+    row = table(result, "output folder on")[0]
+    assert row[1:5] == ["yes", "yes", "no (No locks available)", "no (Invalid argument)"]
     assert ENOUGH in result.stdout
     assert result.returncode == 0
+    mine = Hold(tmp_path / "runs")
     result = alone(*DOCTOR, "--out", tmp_path / "runs", LD_PRELOAD=library, HDF5_USE_FILE_LOCKING="TRUE")
-    (line,) = changes(result)
-    assert "export HDF5_USE_FILE_LOCKING=FALSE" in line
+    mine.release()
+    locks, held = changes(result)
+    assert "export HDF5_USE_FILE_LOCKING=FALSE" in locks
+    assert f"process {os.getpid()}, since 20" in held
+    assert "give each run a folder of its own" in held
     assert result.returncode == 1
 
 

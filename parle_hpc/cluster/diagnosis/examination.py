@@ -5,12 +5,14 @@ import shutil
 import socket
 
 from ...errors import BAD_INPUT, BadInput
+from .. import hold
 from ..waiting import OTHERS_WAIT, leave
 from . import findings, probes
 from .supervise import LAST
 from .tables import conclude, folder_rows, show, show_table
 
 FOLDER = ("output folder on", "shared", "written", "HDF5 lock", "names forced to disk", "free")
+SLOW = "this file system does not answer; give a folder on another one: --out FOLDER"
 OTHERS = "another rank may be dead or stuck: see its output"
 
 
@@ -81,6 +83,8 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
     path, sights = look_at_folder(world, host, given, step)
     found = None
     if chief:
+        step(f"looking for a run in --out {path}", 2 * hold.SILENT, SLOW)
+        holder = hold.living(path)
         show_table(
             ("output folder on", "shared", "written", "HDF5 lock", "names forced to disk", "free"), folder_rows(sights)
         )
@@ -90,6 +94,7 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
             *findings.shared_gpus(ranks, here.launcher),
             *findings.slow_gradients(ranks, m, hvd.nccl_built()),
             *findings.folder(sights, path, os.environ.get("HDF5_USE_FILE_LOCKING")),
+            *findings.held(path, holder),
         ]
         conclude(found, here.size)
     step("telling all ranks", given.wait, OTHERS)
@@ -99,18 +104,17 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
 
 def look_at_folder(world, host, given, step):
     """(path, on rank 0 a Sight of each rank). Rank 0 makes a folder in it, in which all the others write a file."""
-    rank, slow = world.Get_rank(), "this file system does not answer; give a folder on another one: --out FOLDER"
-    opened = None
+    rank, opened = world.Get_rank(), None
     if rank == 0:
-        step(f"writing to --out {given.out}", given.wait / 4, slow)
+        step(f"writing to --out {given.out}", given.wait / 4, SLOW)
         opened = probes.open_probe(given.out)
     step("hearing of the output folder", given.wait, OTHERS)
     path, probe, error = world.bcast(opened)
-    step(f"writing to --out {path}", given.wait / 4, slow)
+    step(f"writing to --out {path}", given.wait / 4, SLOW)
     sight = probes.look(path, probe, error, rank, host)
     step("gathering how the ranks see the output folder", given.wait, OTHERS)
     sights = world.gather(sight)
     if rank == 0 and probe:
-        step(f"removing {probe}", given.wait / 4, slow)
+        step(f"removing {probe}", given.wait / 4, SLOW)
         shutil.rmtree(probe)
     return path, sights

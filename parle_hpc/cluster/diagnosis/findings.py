@@ -180,3 +180,8 @@ def folder(sights, path, locking):
     if least and least.free < LEAST_FREE:
         found.append(f"{size(least.free)} are free in {path} on {least.host}; make room, or give another folder: --out")
     return found
+
+
+def held(path, holder):
+    """A run that trains into the folder at this moment, in words, or None."""
+    return [f"--out {path}: {holder} trains into it; give each run a folder of its own"] if holder else []
