@@ -57,8 +57,13 @@ def test_a_path_that_cannot_be_meant(written, words):
 
 def test_in_a_recipe_too_and_of_a_recipe(tmp_path):
     (tmp_path / "mine.toml").write_text('out = "$SCRATCH/x"\n[data]\npath = "~/digits.h5"\n')
-    given = load(["--recipe", "~/mine.toml"])
-    assert (given.out, given.data.path) == ("/scratch/me/x", str(tmp_path / "digits.h5"))
+    (tmp_path / "other.toml").write_text('extends = "~/mine.toml"\n')
+    for name in ("mine", "other"):
+        given = load(["--recipe", f"~/{name}.toml"])
+        assert (given.out, given.data.path) == ("/scratch/me/x", str(tmp_path / "digits.h5"))
+    (tmp_path / "other.toml").write_text('extends = "$NOWHERE/mine.toml"\n')
+    with pytest.raises(BadInput, match=r"other.toml: extends \$NOWHERE/mine.toml: \$NOWHERE is not set"):
+        load(["--recipe", "~/other.toml"])
 
 
 COMMANDS = [

@@ -8,6 +8,7 @@ import tomlkit
 import tomlkit.exceptions
 
 from ..errors import BadInput, brief, nearest
+from ..paths import expand
 
 RECIPES = resources.files(__package__)
 
@@ -37,6 +38,10 @@ def read_recipe(name):
             return tables
         if not isinstance(name, str):
             raise BadInput(f"--recipe {path}: extends must be the name of a recipe, or a file, not {brief(repr(name))}")
+        try:
+            name = expand(name)
+        except ValueError as error:
+            raise BadInput(f"--recipe {path}: extends {brief(name)}: {error}") from None
 
 
 def recipe_path(name, came_by):
