@@ -77,6 +77,11 @@ def eq_8a(y: Tensors, v: Tensors, g: Tensors, xa: Tensors, *, eta: float, gamma:
     eq_6a(y, v, g, xa, eta=eta, gamma=gamma, mu=mu)
 
 
+def eq_8a_apart(y: Tensors, xa: Tensors, *, eta: float, gamma: float) -> None:
+    """(8a) after an optimiser's own step on grad f(y^a): y^a = y^a - eta'/gamma (y^a - x^a), as AdamW's decay"""
+    torch._foreach_lerp_(y, xa, eta / gamma)
+
+
 def eq_8b(z: Tensors, y: Tensors, *, alpha: float) -> None:
     """(8b)  z^a = alpha z^a + (1 - alpha) y^a        the same as (6b)"""
     eq_6b(z, y, alpha=alpha)

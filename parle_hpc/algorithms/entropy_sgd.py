@@ -1,7 +1,9 @@
 """Entropy-SGD, section 2.1."""
 
 import math
+from collections.abc import Callable
 
+import torch
 from torch.optim.optimizer import ParamsT
 
 from .parle import Parle
@@ -22,6 +24,7 @@ class EntropySGD(Parle):
         batches_per_epoch: int,
         inner_lr: float | None = None,
         weight_decay: float = 0.0,
+        inner: Callable[..., torch.optim.Optimizer] | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -34,4 +37,5 @@ class EntropySGD(Parle):
             batches_per_epoch=batches_per_epoch,
             inner_lr=inner_lr,
             weight_decay=weight_decay,
+            inner=inner,
         )

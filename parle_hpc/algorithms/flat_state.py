@@ -10,6 +10,7 @@ from ..cluster.fingerprint import bits
 from ..cluster.gradients import optimiser_of
 from ..coupling.choice import between_replicas
 from . import portable
+from .inner import PREFIX
 from .layout import Layout
 from .outside import Outside
 
@@ -83,10 +84,12 @@ class FlatState(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle. Raises TypeError where other ranks take part, which cannot be copied."""
-        if self._comm is not None or self._replica is not None:
+        inner = getattr(self, "_inner", None)
+        if self._comm is not None or self._replica is not None or inner is not None:
+            coupled = "with another optimiser inside" if inner else "that is coupled to other ranks"
             raise TypeError(
-                f"a {type(self).__name__} that is coupled to other ranks cannot be copied or pickled; take its "
-                "state_dict, or one made without comm and replica"
+                f"a {type(self).__name__} {coupled} cannot be copied or pickled; take its state_dict, or one made "
+                f"without {'inner' if inner else 'comm and replica'}"
             )
         self._begin()
         apart = ("_layout", "_outside", "_runs", "_mean", "_terms", "state")
@@ -196,7 +199,7 @@ class FlatState(torch.optim.Optimizer):
     def _set_state(self, found, steps):
         """The state as given: {name: tensor}, whole, or of the size that this rank has of it."""
         for name, (flat, _) in self.saved().items():
-            if name in found:
+            if name in found and not name.startswith(PREFIX):
                 values = found[name]
                 flat.copy_(values if values.shape == flat.shape else values[self.share])
         self.steps, self._taken = steps, None

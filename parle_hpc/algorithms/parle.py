@@ -29,6 +29,7 @@ from ..coupling.gather import Gather
 from ..equations import eq_8a, eq_8b, eq_8c, eq_9
 from .flat_optimizer import FlatOptimizer
 from .flat_state import require
+from .inner import PREFIX, Inner
 
 GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
 REFERENCES = ("current", "lagged", "average")
@@ -61,6 +62,11 @@ class Parle(FlatOptimizer):
         payload: what travels between the replicas: "full", the state's own type, or "bfloat16", half of it, with error
             feedback (coupling.compressed), which keeps 1 + 1/n shares more and rounds x in (8c). The
             reference of `at_reference` is exact either way. The constructor is then collective over `comm`.
+        inner: takes parameter groups, dicts with "params", and gives the torch optimiser that makes the inner step,
+            `optimizer.inner`, such as partial(torch.optim.AdamW, lr=1e-3): its own on grad f, then
+            y <- y - (eta'/gamma) (y - x^a), where eta' is its present rate. eta, `lr`, is then another thing than eta':
+            under 1, and rho is clipped at eta / (1 - eta) where that is above 0.1, so that (8c) does not overshoot.
+            Weight decay is the inner one's. None: (8a) with momentum.
         gather: what puts the shares of a replica's ranks together, such as Topology.gather, which is NCCL where there
             is one; None: MPI, through the host's memory.
 
@@ -94,6 +100,7 @@ class Parle(FlatOptimizer):
         replica: Any = None,
         inside: str = "gradients",
         payload: str = "full",
+        inner: Callable[..., torch.optim.Optimizer] | None = None,
         gather: Callable[..., None] | None = None,
     ) -> None:
         require(isinstance(L, Integral) and L is not True and L >= 1, "L", L, "a whole number of at least 1")
@@ -106,10 +113,15 @@ class Parle(FlatOptimizer):
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
         require(payload in PAYLOADS, "payload", payload, f"one of {', '.join(PAYLOADS)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
+        if inner is not None:
+            require(inner_lr is None, "inner_lr", inner_lr, "left out where inner has a rate of its own")
+            require(weight_decay == 0, "weight_decay", weight_decay, "left out: it is the inner optimiser's")
+            require(rho0 == math.inf or lr < 1, "lr", lr, "under 1 with inner, where it is eta of (8c) alone")
+            self.flat_names = tuple(name for name in self.flat_names if name != "v_y")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
         super().__init__(params, defaults, comm, replica, divided=inside == "gradients")
         for group in self.param_groups:
-            if group["inner_lr"] is None:
+            if group["inner_lr"] is None and inner is None:
                 # a scheduler that anneals a tensor in place must not reach this one
                 group["inner_lr"] = rate = float(group["lr"])
                 require(rate > 0, "lr", lr, "above 0 where inner_lr, which never changes, is not given")
@@ -118,10 +130,16 @@ class Parle(FlatOptimizer):
         self._payload = payload
         self._mine = self._layout.share
         self._elastic = math.isfinite(rho0)
+        self._rho_clip = RHO_CLIP
+        self._inner = None
+        if inner is not None:
+            self._inner = Inner(inner, self._layout, self.param_groups, self._master)
+            if self._elastic:
+                self._rho_clip = max(RHO_CLIP, *(g["lr"] / (1 - g["lr"]) for g in self.param_groups))
         if reference == "lagged" and self._elastic:
             self.lagged = self._layout.zeros(share=True)
         self._set_terms(
-            (reference, inside, payload),
+            (reference, inside, payload, self._inner and self._inner.name),
             **{"L": L, "alpha": alpha, "gamma0": gamma0, "rho0": rho0, "batches_per_epoch": batches_per_epoch},
             **{"the number of ranks in a replica": self._m},
         )
@@ -137,6 +155,11 @@ class Parle(FlatOptimizer):
         alone = self._comm is None and not self._elastic
         self._mean = None if alone else reference_over(self._comm, self.x[self._mine], self._payload, self._terms)
         self._mean_of_x = False
+
+    @property
+    def inner(self) -> torch.optim.Optimizer | None:
+        """The optimiser that makes the inner step, whose rates are eta'; None where it is (8a) itself."""
+        return None if self._inner is None else self._inner.optimizer
 
     @property
     def round_length(self) -> int:
@@ -156,7 +179,7 @@ class Parle(FlatOptimizer):
     @property
     def rho(self) -> float:
         """rho_t of this round, (9)."""
-        return eq_9(self.rho0, self.t, self.B, clip=RHO_CLIP)
+        return eq_9(self.rho0, self.t, self.B, clip=self._rho_clip)
 
     def _references(self):
         return [reference for reference in (self._mean, self._deputy) if reference is not None]
@@ -164,7 +187,10 @@ class Parle(FlatOptimizer):
     def _step(self):
         if self._mean is not None:
             self._mean.poll()
-        self._inner_step()
+        if self._inner is None:
+            self._inner_step()
+        else:
+            self._step_of_another()
         if (self.steps + 1) % self.L == 0:
             started = time.perf_counter()
             self._couple()
@@ -179,6 +205,20 @@ class Parle(FlatOptimizer):
             z = self._runs["z"][i]
             if z:
                 eq_8b(z, self._layout.of_share(i, weights), alpha=self.alpha)
+        if self._master is not None:
+            self._layout.unpack(self._master)
+
+    def _step_of_another(self):
+        if self._master is None and not self._outside.tracks:
+            self._notice(self._outside.since_the_last_step())
+        self._inner.step(self.x, self.gamma)
+        self._outside.forget()
+        lives = self._layout.live_runs() if self._master is None else self._layout.in_runs(self._master)
+        for i, weights in enumerate(lives):
+            z = self._runs["z"][i]
+            if z:
+                eq_8b(z, self._layout.of_share(i, weights), alpha=self.alpha)
+            self._outside.leave(i, weights)
         if self._master is not None:
             self._layout.unpack(self._master)
 
@@ -282,6 +322,20 @@ class Parle(FlatOptimizer):
     def _kind(self, name, flat):
         workers_own = self._deputy is not None and name in ("z", "v_y")
         return "own" if workers_own or name == "payload_e" else super()._kind(name, flat)
+
+    def saved(self) -> dict[str, tuple[torch.Tensor, str]]:
+        """As FlatOptimizer's, with what the inner optimiser has, of any length, where there is one."""
+        found = super().saved()
+        if self._inner is not None:
+            kind = "whole" if self._deputy is None else "own"
+            found |= {name: (vector, kind) for name, vector in self._inner.saved().items()}
+        return found
+
+    @torch.no_grad()
+    def _set_state(self, found, steps):
+        super()._set_state(found, steps)
+        if self._inner is not None:
+            self._inner.restore({name: vector for name, vector in found.items() if name.startswith(PREFIX)})
 
     def _begin_to_tell(self, found):
         if self._mean is not None and not self._mean.state.keys() <= found.keys():

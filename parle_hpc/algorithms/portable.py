@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from ..cluster.agreement import from_all
+from .inner import PREFIX
 
 
 def pack(optimizer: Any, groups: dict[str, Any]) -> dict[str, Any]:
@@ -13,10 +14,12 @@ def pack(optimizer: Any, groups: dict[str, Any]) -> dict[str, Any]:
     Beside "state" and "param_groups" it has "replica": of which replica it is, and what was each rank's own, in the
     order of the replica's ranks. Collective over the replica where the state is divided among its ranks.
     """
-    layout, per_parameter, own = optimizer._layout, {}, {}
+    layout, per_parameter, own, inner = optimizer._layout, {}, {}, {}
     for name, (flat, kind) in optimizer.saved().items():
         if kind == "own":
             own[name] = flat.clone()
+        elif name.startswith(PREFIX):
+            inner[name] = flat.clone()
         else:
             shaped = layout.shaped(optimizer.gathered(flat) if kind == "share" else flat)
             per_parameter[name] = [v.clone(memory_format=torch.contiguous_format) for v in shaped]
@@ -26,7 +29,7 @@ def pack(optimizer: Any, groups: dict[str, Any]) -> dict[str, Any]:
     }
     places = [own] if optimizer._replica is None else from_all(optimizer._replica, own)
     where, n = optimizer._of_replica()
-    replica = {"index": where, "of": n, "own": places, "tracks": optimizer._outside.tracks}
+    replica = {"index": where, "of": n, "own": places, "inner": inner, "tracks": optimizer._outside.tracks}
     return {**groups, "state": state, "replica": replica}
 
 
@@ -52,8 +55,13 @@ def unpack(optimizer: Any, state_dict: dict[str, Any]) -> tuple[dict[str, torch.
         )
     places = replica.get("own", [])
     here = places[optimizer._place] if len(places) == optimizer._m else {}
-    found = {}
+    told = {**replica.get("inner", {}), **here}
+    found = {name: vector for name, vector in told.items() if name.startswith(PREFIX)}
+    has = getattr(optimizer, "inner", None) is not None
+    require_fit(kind, "inner", bool(found) == has, "that of an optimiser inside" if has else "left out")
     for name, (flat, _) in optimizer.saved().items():
+        if name.startswith(PREFIX):
+            continue
         if name in here:
             require_fit(kind, name, here[name].numel() == flat.numel(), f"{flat.numel()} floats")
             found[name] = here[name]

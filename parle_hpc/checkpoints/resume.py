@@ -200,7 +200,9 @@ def state_of(stored, replica, own, same):
     there = replica < stored.n
     vectors = stored.replica(replica) if there else at_rest(stored)
     if not there:
-        own = {name: np.zeros_like(v) if name.startswith("v") else vectors["x"] for name, v in own.items()}
+        own = {
+            name: np.zeros_like(v) if name.startswith("v") else vectors["x"] for name, v in own.items() if flat(name)
+        }
     found = {**vectors, **own}
     # what has been told of the weights was told to others
     return found if same else {name: values for name, values in found.items() if not name.startswith("payload_")}
@@ -211,8 +213,14 @@ def at_rest(stored):
     first, *others = (stored.replica(a) for a in range(stored.n))
     # of Elastic-SGD the reference is a state of its own, and the replica's weights are xa
     mean = first["x"] if "xa" in first else sum((o["x"] for o in others), first["x"]) / stored.n
-    new = {name: np.zeros_like(values) if name.startswith("v") else mean.copy() for name, values in first.items()}
+    mine = {name: values for name, values in first.items() if flat(name)}
+    new = {name: np.zeros_like(values) if name.startswith("v") else mean.copy() for name, values in mine.items()}
     return new | {name: first[name] for name in ("lagged",) if name in first}
+
+
+def flat(name):
+    """Whether a state is one of the weights' length; what an optimiser inside has begins anew with a replica."""
+    return not name.startswith("inner/")
 
 
 def changes(stored, t):

@@ -11,26 +11,52 @@ def move(p, v, d, lr, mu):
     return p - lr * (d + mu * v), v
 
 
+class AdamW:
+    """Loshchilov and Hutter 2019: one step of y on g, with its own moments."""
+
+    def __init__(self, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.01):
+        self.lr, self.beta1, self.beta2, self.eps, self.decay = lr, beta1, beta2, eps, decay
+        self.first = self.second = 0.0
+        self.steps = 0
+
+    def __call__(self, y, g):
+        self.steps += 1
+        y = y - self.lr * self.decay * y
+        self.first = self.beta1 * self.first + (1 - self.beta1) * g
+        self.second = self.beta2 * self.second + (1 - self.beta2) * g * g
+        first, second = self.first / (1 - self.beta1**self.steps), self.second / (1 - self.beta2**self.steps)
+        return y - self.lr * first / (np.sqrt(second) + self.eps)
+
+
 def scope(v0, t, B, clip):
     return max(clip, v0 * (1 - 1 / (2 * B)) ** t)
 
 
-def parle(start, grad, n, steps, *, eta, inner_lr, mu, L, alpha, gamma0, rho0, B, wd=0.0, reference="current", m=1):
+def parle(
+    start, grad, n, steps, *, eta, inner_lr=None, mu, L, alpha, gamma0, rho0, B, wd=0.0, reference="current", m=1,
+    inner=None, rho_clip=0.1,
+):  # fmt: skip
     """Yields (y, x, z) after every step, each a list over the replicas; with m > 1 y and z are those of worker 0.
 
-    m > 1 is (10): replica a has m workers, and grad(a, k, y, b) is worker b's gradient.
+    m > 1 is (10): replica a has m workers, and grad(a, k, y, b) is worker b's gradient. inner() gives what makes the
+    inner step, inner_step(y, g) with its rate as `lr`, after which y is pulled to x^a.
     """
+    inners = [[inner and inner() for _ in range(m)] for _ in range(n)]
     x, vx = [start.copy() for _ in range(n)], [0 * start for _ in range(n)]
     y, z, vy = ([[start.copy() * s for _ in range(m)] for _ in range(n)] for s in (1, 1, 0))
     before = sum(x) / n
     for k in range(steps):
         t = k // L
-        gamma, rho = scope(gamma0, t, B, 1.0), scope(rho0, t, B, 0.1)
+        gamma, rho = scope(gamma0, t, B, 1.0), scope(rho0, t, B, rho_clip)
         for a in range(n):
             for b in range(m):
                 g = (grad(a, k, y[a][b], b) if m > 1 else grad(a, k, y[a][b])) + wd * y[a][b]
-                d = g + (y[a][b] - x[a]) / gamma
-                y[a][b], vy[a][b] = move(y[a][b], vy[a][b], d, inner_lr, mu)
+                if inner:
+                    y[a][b] = inners[a][b](y[a][b], g)
+                    y[a][b] = y[a][b] - inners[a][b].lr / gamma * (y[a][b] - x[a])
+                else:
+                    d = g + (y[a][b] - x[a]) / gamma
+                    y[a][b], vy[a][b] = move(y[a][b], vy[a][b], d, inner_lr, mu)
                 z[a][b] = alpha * z[a][b] + (1 - alpha) * y[a][b]
         if (k + 1) % L == 0:
             zs = [sum(z[a]) / m for a in range(n)]
