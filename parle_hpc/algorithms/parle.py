@@ -74,7 +74,7 @@ class Parle(FlatOptimizer):
     coupled have other settings, another network, or are not at the same place of the same script.
     """
 
-    flat_names = ("x", "z", "v_y", "v_x")
+    flat_names: tuple[str, ...] = ("x", "z", "v_y", "v_x")
     share_names = ("z", "v_x")
     watches_blocks = True
     x: torch.Tensor
