@@ -44,6 +44,9 @@ class Data(Section):
         None, description="what that file's data set must be, as config.toml of a run has it; any where not given"
     )
     batch_size: int = Field(128, ge=1, description="samples in a mini-batch of a replica, over all its ranks")
+    accumulate: int = Field(
+        1, ge=1, description="parts, one after the other, of a rank's mini-batch, where it does not fit into memory"
+    )
     fraction: float = Field(
         1.0,
         gt=0,
@@ -93,10 +96,24 @@ class Algorithm(Section):
         "full", description="what parle's replicas send: their weights' own type, or bfloat16 with error feedback"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's mu, Remark 2")
-    inner_lr: float | None = Field(
-        None, gt=0, le=LARGEST, description="eta' of (8a), never annealed; schedule.lr where not given"
+    inner: Literal["sgd", "adamw", "muon"] = Field(
+        "sgd",
+        description="inner step of parle and entropy_sgd: sgd is (8a); adamw, or muon (on matrices, adamw on the rest) "
+        "steps on the gradient of f alone, then y is pulled to x^a by inner_lr/gamma. Then inner_lr is eta', the "
+        "weight decay theirs, and schedule.lr eta of (8c) alone, under 1",
     )
-    weight_decay: float = Field(0.0, ge=0, le=LARGEST, description="added to the gradient as weight_decay * y")
+    inner_lr: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST,
+        description="eta' of (8a), never annealed but by schedule.inner; schedule.lr where not given",
+    )
+    clip: float | None = Field(
+        None, gt=0, le=LARGEST, description="norm to which a replica's averaged gradient is cut, where it is longer"
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, le=LARGEST, description="added to the gradient as weight_decay * y; of adamw and muon decoupled"
+    )
     scoping: bool = Field(
         True, description="Elastic-SGD: anneal rho by (9). Stable only while lr (h + 1/rho) < 1.357, h the curvature"
     )
@@ -104,6 +121,12 @@ class Algorithm(Section):
 
 class Schedule(Section):
     lr: float = Field(0.1, gt=0, le=LARGEST, description="learning rate eta at the start")
+    kind: Literal["drops", "cosine"] = Field(
+        "drops", description="eta after the warm-up: divided at each of drops, or half a cosine down to the end"
+    )
+    warmup: float = Field(0.0, ge=0, le=LARGEST, description="epochs in which eta rises linearly to lr")
+    least: float = Field(0.0, ge=0, le=1, description="eta at the end of a cosine, over lr")
+    inner: bool = Field(False, description="with adamw or muon inside: eta', inner_lr, goes the same way")
     drops: list[Annotated[float, Field(ge=0, le=LARGEST)]] = Field(
         [], description="epochs after which eta drops, e.g. 2,4,6; fractions are allowed"
     )
@@ -250,6 +273,28 @@ def settle(settings, size):
         raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
     if name != "parle" and settings.algorithm.payload != "full":
         raise BadInput(f"--algorithm.payload bfloat16: belongs to parle, not to {name}; leave it out")
+
+    settle_inner(settings, name)
+
+
+def settle_inner(settings, name):
+    """Raises BadInput where what is asked of the optimiser inside does not fit the algorithm `name`."""
+    a = settings.algorithm
+    if settings.schedule.inner and a.inner == "sgd":
+        raise BadInput(
+            "--schedule.inner true: eta' of (8a) is never annealed; give --algorithm.inner adamw or muon, too"
+        )
+    if a.inner == "sgd":
+        return
+    if name not in ROUNDS:
+        raise BadInput(f"--algorithm.inner {a.inner}: belongs to parle and entropy_sgd, not to {name}; leave it out")
+    if a.inner_lr is None:
+        raise BadInput(f"--algorithm.inner {a.inner}: needs its rate, eta', such as --algorithm.inner_lr 0.001")
+    if settings.schedule.lr >= 1:
+        raise BadInput(
+            f"--schedule.lr {settings.schedule.lr:g}: must be under 1 with --algorithm.inner {a.inner}, where it is "
+            "eta of (8c) alone"
+        )
 
 
 def default_replicas(algorithm, size):

@@ -13,7 +13,7 @@ import torch
 
 from ..equations import eq_8a_apart
 
-PREFIX = "inner/"  # of the names of its state in a checkpoint
+PREFIX = "inner."  # of the names of its state in a checkpoint
 ABOUT = (
     f"{PREFIX}about"  # JSON, as bytes: settings of its groups, numbers in its state, shapes and types of its tensors
 )
@@ -78,7 +78,7 @@ class Inner:
         tensors, numbers, forms = {}, {}, {}
         for i, p in enumerate(self._params):
             for key, value in self.optimizer.state.get(p, {}).items():
-                name = f"{PREFIX}{i}/{key}"
+                name = f"{PREFIX}{i}.{key}"
                 if isinstance(value, torch.Tensor):
                     forms[name] = [list(value.shape), str(value.dtype).removeprefix("torch.")]
                     value = value.detach().reshape(-1)
@@ -116,5 +116,5 @@ class Inner:
                     group[key] = tuple(value) if isinstance(kept, tuple) else value
 
     def _of(self, name):
-        i, _, key = name.removeprefix(PREFIX).partition("/")
+        i, _, key = name.removeprefix(PREFIX).partition(".")
         return self._params[int(i)], key

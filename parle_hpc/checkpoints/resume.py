@@ -12,6 +12,7 @@ import torch
 
 from ..cluster.agreement import from_all, from_first
 from ..errors import BadInput
+from ..settings import Settings
 from .files import Damaged, Piece, Stored, folders, read_manifest, verify
 
 # what a run may change when it goes on; anything else would be another run
@@ -139,7 +140,9 @@ def read_manifest_or_problem(folder):
 
 def check_settings(manifest, settings, folder):
     """Raises BadInput where the settings are those of another run than the checkpoint's."""
-    before, now = flatten(manifest["settings"]), flatten(sections(settings))
+    # what an older version did not know was as it is where nobody says otherwise
+    before = {**flatten(sections(Settings())), **flatten(manifest["settings"])}
+    now = flatten(sections(settings))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and name not in MAY_CHANGE:
             raise BadInput(
@@ -180,10 +183,7 @@ def restore(stored, optimizer, model, scheduler, topology, seed):
         set_random_state(named("random/", own))
     else:
         torch.manual_seed(seed_of(seed, t.world.Get_rank(), step))
-    state = scheduler.state_dict()
-    rates = [group["lr"] for group in optimizer.param_groups]
-    state.update(last_epoch=step, _step_count=step + 1, _last_lr=rates)
-    scheduler.load_state_dict(state)
+    scheduler.go_on(step)
     return facts, [] if same else [changes(stored, t)]
 
 
@@ -220,7 +220,7 @@ def at_rest(stored):
 
 def flat(name):
     """Whether a state is one of the weights' length; what an optimiser inside has begins anew with a replica."""
-    return not name.startswith("inner/")
+    return not name.startswith("inner.")
 
 
 def changes(stored, t):

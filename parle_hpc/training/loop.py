@@ -80,18 +80,19 @@ def all_rounds(parts):
 def one_round(parts, round):
     """L times (8a) and (8b), which ends with (8c) and (8d); the losses on this rank, shape (L,)."""
     p, optimizer, losses, started = parts, parts.optimizer, [], time.perf_counter()
+    a = p.settings.algorithm
     before = coupling_counters(optimizer)
     values = {"gamma": optimizer.gamma, "rho": optimizer.rho, "lr": optimizer.param_groups[0]["lr"]}
     for _ in range(optimizer.round_length):
-        images, labels = p.loader(p.tally.step)
         optimizer.zero_grad()
-        loss = cross_entropy(p.model(images), labels)
-        loss.backward()
-        if p.settings.algorithm.inside == "gradients":
+        loss = backward(p.model, *p.loader(p.tally.step), p.settings.data.accumulate)
+        if a.inside == "gradients":
             p.topology.average_gradients(p.params)
+        if a.clip is not None:
+            torch.nn.utils.clip_grad_norm_(p.params, a.clip)
         optimizer.step()
         p.scheduler.step()
-        losses.append(loss.detach())
+        losses.append(loss)
         p.tally.step += 1
         p.watchdog.beat()
     losses = torch.stack(losses).float().cpu()
@@ -102,6 +103,18 @@ def one_round(parts, round):
     p.metrics.event("round", round, p.tally.step, **values, samples_per_second=samples / seconds, **took)
     p.metrics.progress(losses.mean().item())
     return losses
+
+
+def backward(model, images, labels, parts):
+    """Gradients of the mean loss of a mini-batch, part by part; the loss, shape ()."""
+    total = 0.0
+    for some, theirs in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        loss = cross_entropy(model(some), theirs)
+        if parts > 1:
+            loss = loss * (len(some) / len(images))
+        loss.backward()
+        total = total + loss.detach()
+    return total
 
 
 def save_and_end(parts, round, error):

@@ -16,6 +16,7 @@ import torch
 
 from ..algorithms.elastic_sgd import ElasticSGD
 from ..algorithms.entropy_sgd import EntropySGD
+from ..algorithms.inners import INNERS
 from ..algorithms.parle import Parle
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
@@ -35,6 +36,7 @@ from .memory import keep_freed
 from .metrics import Metrics
 from .network import build_model
 from .saving import Saving
+from .schedule import Schedule
 from .summary import headline
 from .tally import Tally
 from .trace import trace_of
@@ -206,6 +208,9 @@ def make_optimizer(settings, params, topology, B):
     a = settings.algorithm
     common = {"lr": settings.schedule.lr, "momentum": a.momentum, "weight_decay": a.weight_decay}
     inner = {"L": a.L, "alpha": a.alpha, "gamma0": a.gamma0, "batches_per_epoch": B, "inner_lr": a.inner_lr}
+    if a.inner != "sgd":
+        common["weight_decay"], inner["inner_lr"] = 0.0, None
+        inner["inner"] = partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)
     if a.name == "parle":
         groups = {"comm": topology.cross, "replica": topology.replica, "gather": topology.gather}
         ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload}
@@ -221,9 +226,10 @@ def make_schedule(settings, optimizer, B):
     """(The scheduler of eta, rounds that the run has), with B mini-batches in a pass."""
     s, length = settings.schedule, optimizer.round_length
     steps_per_epoch = B * length if settings.algorithm.name in ROUNDS else B
-    drops = [round(epochs * steps_per_epoch) for epochs in s.drops]
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=1 / s.drop_factor)
     rounds = max(1, math.ceil(s.epochs * steps_per_epoch / length))
+    also = optimizer.inner if s.inner else None
+    # a cosine ends with the epochs, also of a run that is to end before
+    scheduler = Schedule(optimizer, also, s, steps_per_epoch, rounds * length)
     return scheduler, min(rounds, s.max_rounds or rounds)
 
 
