@@ -23,10 +23,11 @@ from ..cluster.agreement import from_all, from_first
 from ..cluster.signals import Preemption
 from ..cluster.topology import Topology
 from ..cluster.waiting import Watchdog
+from ..data.advice import default_path
 from ..data.loader import Loader
 from ..data.prepare import prepare
 from ..data.split import MiniBatches, seen_by
-from ..data.store import default_path, open_dataset
+from ..data.store import open_dataset
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
 from . import folder
 from .memory import keep_freed
