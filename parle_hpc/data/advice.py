@@ -17,10 +17,13 @@ def default_path(name):
     return FOLDER / f"{name}.h5"
 
 
-def near_miss(name):
-    """The question whether one of the five known sets was meant, or nothing."""
-    close = difflib.get_close_matches(re.sub("[^a-z0-9]", "", name.lower()), SOURCES, n=1, cutoff=0.75)
-    return f"did you mean {close[0]}? else " if close and name not in SOURCES else ""
+def near_miss(name, folder=FOLDER):
+    """The question whether a known set was meant, or one of those in a folder; nothing where none is near."""
+    plain = {
+        re.sub("[^a-z0-9]", "", other.lower()): other for other in (*(p.stem for p in folder.glob("*.h5")), *SOURCES)
+    }
+    close = difflib.get_close_matches(re.sub("[^a-z0-9]", "", name.lower()), plain, n=1, cutoff=0.75)
+    return f"did you mean {plain[close[0]]}? else " if close and name not in SOURCES else ""
 
 
 def make(name, path):

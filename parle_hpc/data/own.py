@@ -1,28 +1,33 @@
-"""A data set of the user's own: images and labels in HDF5, .npz or .npy files, by the names that people give them."""
+"""A data set of the user's own: arrays in HDF5, .npz, .npy, MATLAB's or IDX files, by the names that they have."""
 
 import hashlib
-import math
 import re
+import warnings
 from contextlib import ExitStack
 
 import h5py
 import numpy as np
 
 from ..errors import BadInput, brief
-from .arrays import channel_axis, integers, written
-from .files import ZIP, place
+from .arrays import as_bytes, class_numbers, line_up, numbers_first, scale_of, written
+from .files import PACKINGS, ZIP, place, read, unpack
+from .formats import IDX_IMAGES, IDX_LABELS, read_idx
 
 SUFFIXES = (".h5", ".hdf5", ".mat", ".npz", ".npy")
 HOW = "save HDF5, or np.savez('mine.npz', train_images=..., train_labels=..., test_images=..., test_labels=...)"
+NONE = f"no HDF5, .npz, .npy, .mat or IDX file; {HOW}"
 NAMES = "name the arrays train_images, train_labels, test_images, test_labels"
-NUMBER = "as np.unique(labels, return_inverse=True)[1] does"
-# the words of an array's name, or else of its file's
-PARTS = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation", "dev"}}
+# by the words of an array's name; the part, where there are several files, else by those of the file's
+PARTS = {
+    "train": {"train", "training"},
+    "test": {"test", "testing", "t10k"},
+    "val": {"val", "valid", "validation", "dev", "eval"},
+}
 KINDS = {
     "images": {"images", "image", "imgs", "img", "x", "data", "features", "feature", "inputs", "pixels"},
     "labels": {"labels", "label", "y", "targets", "target"},
 }
-BLOCK = 1 << 24  # pixels that are converted at a time
+PAIRS = [(part, kind) for parts in PARTS.values() for part in parts for kinds in KINDS.values() for kind in kinds]
 
 
 def read_own(source, channels=None, hint=""):
@@ -51,8 +56,7 @@ def read_own(source, channels=None, hint=""):
         raise
     # a damaged file raises whatever it likes
     except Exception as error:
-        told = "it holds Python's objects, a pickle, which are not loaded" if "pickle" in str(error) else error
-        raise BadInput(f"--source {source} cannot be read ({told}); {HOW}") from None
+        raise BadInput(f"--source {source} cannot be read ({cause(error)}); {HOW}") from None
     train, test = (parts[part][0].shape[1:] for part in ("train", "test"))
     if train != test:
         raise BadInput(f"--source {source}: images of train {train} and test {test} differ")
@@ -64,11 +68,20 @@ def files_of(source, hint):
     path = place(source)
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    known = re.compile(
+        rf"[^.].*({'|'.join(map(re.escape, SUFFIXES))}|[.-]idx[13]-ubyte(\.(gz|bz2|xz))?)", re.IGNORECASE
+    )
+    found = sorted(file for file in path.iterdir() if known.fullmatch(file.name) and file.is_file())
     if not found:
-        suffixes = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        raise BadInput(f"--source {source}: holds no {suffixes}; {hint}{HOW}")
+        raise BadInput(f"--source {source}: holds no {', '.join(SUFFIXES)} or IDX file; {hint}{HOW}")
     return found
+
+
+def cause(error):
+    """What to say of an exception of those who read files."""
+    if "pickle" in str(error):
+        return "it holds Python's objects, a pickle, which are not loaded"
+    return f"{type(error).__name__}: {error}"
 
 
 def checksum_of(paths):
@@ -88,12 +101,14 @@ def choose(paths, stack, where, notes):
     """({part: (what to call it, images)}, {part: (what to call it, labels)}), for train and test."""
     roles, found = {}, []
     for path in paths:
-        for key, read in arrays_in(path, stack):
+        for key, opened in arrays_in(path, stack):
             label = key if len(paths) == 1 and key else f"{path.name}: {key}" if key else path.name
-            role = tuple(only(table, key) or only(table, path.stem) for table in (PARTS, KINDS))
+            # np.savez calls what was given no name arr_0
+            name = path.stem if key in ("", "arr_0") else key
+            role = only(PARTS, name) or (len(paths) > 1 and only(PARTS, path.stem)), only(KINDS, name)
             found.append(label)
             if all(role):
-                roles.setdefault(role, []).append((label, read))
+                roles.setdefault(role, []).append((label, opened))
     parts = {"train": "train", "test": "test" if any(part == "test" for part, _ in roles) else "val"}
     taken = {}
     for kind in KINDS:
@@ -113,7 +128,11 @@ def choose(paths, stack, where, notes):
 
 def only(table, name):
     """The one key of `table` of whose words there are some in `name`; None of none or several."""
-    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    words = {word.lower() for word in re.findall(r"t10k|[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    # xtrain, trainlabels
+    words.update(
+        word for joined in words for pair in PAIRS if joined in ("".join(pair), "".join(pair[::-1])) for word in pair
+    )
     keys = [key for key, known in table.items() if known & words]
     return keys[0] if len(keys) == 1 else None
 
@@ -121,17 +140,25 @@ def only(table, name):
 def arrays_in(path, stack):
     """The arrays in a file, as pairs of a name and what opens it."""
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(10)
     if h5py.is_hdf5(path):
         file, found = stack.enter_context(h5py.File(path, "r")), []
         file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
         return [(name, lambda name=name: of_hdf5(file[name], path)) for name in found]
     if start.startswith(ZIP):
         archive = stack.enter_context(np.load(path, allow_pickle=False))
+        if not any(name.endswith(".npy") for name in archive.zip.namelist()):
+            raise BadInput(f"--source {path} is a .zip of other files; unpack it first")
         return [(name, lambda name=name: np.asarray(archive[name])) for name in archive.files]
     if start.startswith(b"\x93NUMPY"):
         return [("", lambda: np.load(path, mmap_mode="r", allow_pickle=False))]
-    raise BadInput(f"--source {path} is neither HDF5 nor .npz nor .npy; {HOW}")
+    if start == b"MATLAB 5.0":
+        return [(name, lambda array=array: array) for name, array in of_matlab(path).items()]
+    if re.search("[.-]idx[13]-ubyte", path.name.lower()):
+        magic = IDX_IMAGES if "idx3" in path.name.lower() else IDX_LABELS
+        return [("", lambda: read_idx(unpack(read(path), path), magic, path))]
+    packed = any(map(start.startswith, PACKINGS))
+    raise BadInput(f"--source {path} is {'packed; unpack it first' if packed else NONE}")
 
 
 def of_hdf5(found, path):
@@ -141,142 +168,21 @@ def of_hdf5(found, path):
         raise BadInput(f"--source {path}: {name} lies elsewhere, and must be in this file; copy it there")
     if found.shape is None or not written(found):
         raise BadInput(f"--source {path}: {name} was never written to its end; write the file again")
+    plan = found.id.get_create_plist()
+    for code, *_, filter_name in map(plan.get_filter, range(plan.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            raise BadInput(
+                f"--source {path}: {name} is compressed by {filter_name.decode() or f'filter {code}'}, which HDF5 does "
+                f"not have here; h5repack -f GZIP=4 {path.name} OTHER.h5, where it was written, makes one that it has"
+            )
     # MATLAB writes its axes in reverse
     return found[...].T if "MATLAB_class" in found.attrs else found
 
 
-# labels
+def of_matlab(path):
+    """The arrays of a MATLAB file from before 7.3, by name."""
+    from scipy.io import loadmat
 
-
-def class_numbers(labels, notes):
-    """{part: int64 (N,)}, from 0, and the number of classes, of {part: (what to call it, labels in any form)}."""
-    numbers = {part: numbers_in(what, np.asarray(array[...])) for part, (what, array) in labels.items()}
-    low, high = (find(int(find(array)) for array in numbers.values()) for find in (min, max))
-    what, train = labels["train"][0], numbers["train"]
-    if low < 0:
-        raise BadInput(f"{what}: labels reach from {low} to {high}; number the classes from 0, {NUMBER}")
-    if low == high:
-        raise BadInput(f"{what}: all labels are {low}; a set has two classes or more")
-    if low == 1:
-        notes.append(f"labels reach from 1 to {high}: each is one less now")
-        numbers = {part: array - 1 for part, array in numbers.items()}
-        high, train = high - 1, numbers["train"]
-    if high >= len(train):
-        raise BadInput(
-            f"{what}: labels reach to {high}, and there are {len(train)} training images; number the classes from 0 "
-            f"without gaps, {NUMBER}"
-        )
-    missing = sorted(set(range(high + 1)) - set(train.tolist()))
-    if missing:
-        notes.append(f"no training image of class {brief(', '.join(map(str, missing)))}")
-    return numbers, high + 1
-
-
-def numbers_in(what, labels):
-    """Labels in any form, one-hot too, as int64 (N,)."""
-    if labels.dtype.kind in "SUO":
-        raise BadInput(f"{what} is text; number the classes from 0, {NUMBER}")
-    if labels.size == 0:
-        raise BadInput(f"{what} is empty")
-    if labels.ndim == 2 and min(labels.shape) > 1:
-        if labels.dtype.kind not in "biuf" or not ((labels == 0) | (labels == 1)).all() or (labels.sum(1) != 1).any():
-            raise BadInput(f"{what} is {labels.shape} and not one-hot; right is one class an image, (N,) integers")
-        return labels.argmax(1)
-    return integers(labels, labels.size, what)
-
-
-# images
-
-
-def numbers_first(images, labels):
-    """The images with the axis that counts them first, which in MATLAB's is the last."""
-    shapes = {part: tuple(array.shape) for part, (_, array) in images.items()}
-    first, last = (all(shape and shape[at] == len(labels[p]) for p, shape in shapes.items()) for at in (0, -1))
-    if first or not last:
-        return images
-    return {part: (what, np.moveaxis(np.asarray(array[...]), -1, 0)) for part, (what, array) in images.items()}
-
-
-def line_up(what, array, count, channels):
-    """(`count` images, the axis of their channels: 1, 3, or None of gray ones)."""
-    shape = tuple(array.shape)
-    if len(shape) not in (3, 4) or 0 in shape:
-        raise BadInput(f"{what} is {shape}; right is N x H x W, N x C x H x W or N x H x W x C")
-    if shape[0] != count:
-        raise BadInput(f"{what} holds {shape[0]} images, and there are {count} labels; right is one of each")
-    if len(shape) == 3:
-        return array, None
-    axis = {"first": 1, "last": 3}[channels] if channels else channel_axis(array.shape)
-    if axis is None:
-        raise BadInput(
-            f"{what} is {shape}, whose channels may be the second axis or the last; say --channels first or "
-            "--channels last"
-        )
-    return array, axis
-
-
-def blocks(array):
-    """Pairs of a slice of the images and what is in it."""
-    step = max(1, BLOCK // math.prod(array.shape[1:]))
-    for start in range(0, len(array), step):
-        part = slice(start, start + step)
-        yield part, array[part]
-
-
-def scale_of(images, notes):
-    """255 where the pixels reach from 0 to 1, 1 where to 255, of {part: (what to call it, images)}."""
-    reach = {}
-    for part, (what, array) in images.items():
-        if array.dtype.kind not in "biuf":
-            raise BadInput(f"{what} is {array.dtype}; right are whole numbers of 0 to 255, of any type")
-        spans = [(float(block.min()), float(block.max())) for _, block in blocks(array)]
-        low, high = np.min(spans), np.max(spans)
-        if array.dtype.kind in "iu" and low >= 0 and high > 255:
-            bits = 1 << (int(high).bit_length() - 8)
-            raise BadInput(
-                f"{what} reaches from {low:g} to {high:g}, and bytes to 255; save (images // {bits}).astype(np.uint8)"
-            )
-        if not 0 <= low <= high <= 255:
-            raise BadInput(
-                f"{what} reaches from {low:g} to {high:g}; right are pixels of 0 to 255, from before they "
-                "were normalised, as np.uint8"
-            )
-        reach[part] = low, high
-    (what, _), (other, _) = images.values()
-    (low, high), (_, others) = reach.values()
-    if high == 0:
-        raise BadInput(f"{what} is 0 alone; right are pixels of 0 to 255")
-    if (high <= 1) != (others <= 1):
-        raise BadInput(f"{what} reaches to {high:g}, and {other} to {others:g}; bring both to 0 to 255")
-    if high <= 1:
-        notes.append("pixels reach from 0 to 1: times 255 now")
-    elif high < 128:
-        notes.append(
-            f"pixels reach from {low:g} to {high:g}, of 0 to 255: --data.preprocessing standardize scales them"
-        )
-    return 255 if high <= 1 else 1
-
-
-def as_bytes(what, array, axis, scale):
-    """Images as uint8 (N, C, H, W), contiguous, without loss."""
-    order = {None: (0, 1, 2), 1: (0, 1, 2, 3), 3: (0, 3, 1, 2)}[axis]
-    shape = [array.shape[axis] for axis in order]
-    found = np.empty(shape if axis else [shape[0], 1, *shape[1:]], np.uint8)
-    kind = array.dtype
-    # one over 255 is rounded in the type that it is in, or was in
-    loose = 255 * max(np.finfo(kind).eps, np.finfo(np.float32).eps) if kind.kind == "f" and scale > 1 else 0
-    for part, block in blocks(array):
-        if kind.kind == "f":
-            exact = block.astype(np.float64) * scale
-            block = np.rint(exact)
-            if np.abs(exact - block).max() > loose:
-                over, times = (" over 255", "255 * ") if scale > 1 else ("", "")
-                raise BadInput(
-                    f"{what} is {kind} and not whole numbers{over}, of which bytes lose something; save "
-                    f"np.rint({times}images).astype(np.uint8) if that is right"
-                )
-        elif scale > 1:
-            block = block * np.uint8(scale)
-        turned = block.transpose(order).astype(np.uint8)
-        found[part] = turned if axis else turned[:, None]
-    return found
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # scipy's words for what it cannot read
+        return {name: array for name, array in loadmat(path).items() if isinstance(array, np.ndarray)}

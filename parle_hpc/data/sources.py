@@ -95,7 +95,10 @@ def mnist_array(name, right, magic, found, source):
         wrong = wrong or (path, raw, checksum)
     path, raw, checksum = wrong
     read_idx(raw, magic, path)
-    raise BadInput(f"{path} is not MNIST's {name}: MD5 {checksum}, right is {right}")
+    raise BadInput(
+        f"{path} is not MNIST's {name}: MD5 {checksum}, right is {right}; a set in MNIST's format is made under a name "
+        "of its own"
+    )
 
 
 class Cifar:

@@ -63,12 +63,10 @@ def open_dataset(path, name=None, preprocessing="none", samples=None):
     """
     path = Path(path)
     if not os.path.isfile(path):
-        own = "" if name in SOURCES else " from your own"
-        advice = f"{near_miss(name or '')}make it{own} with {make(name or 'NAME', path)}"
-        raise BadInput(f"{path}: no such data file; {advice}")
+        raise BadInput(f"{path}: {_no_file(path, name or 'NAME')}")
     try:
         with h5py.File(path, "r") as file:
-            data = _Reader(path, file, name).read(preprocessing)
+            data = Reader(path, file, name).read(preprocessing)
     except BadInput:
         raise
     # h5py has no error of its own for a damaged file
@@ -84,6 +82,17 @@ def open_dataset(path, name=None, preprocessing="none", samples=None):
     return data._replace(train=Part(images[:samples], labels[:samples], preprocess))
 
 
+def _no_file(path, name):
+    """That a file is not there, and what makes it."""
+    if path.is_dir():
+        inside = path / f"{name}.h5"
+        return f"is a folder; give --data.path {inside}" + (
+            "" if inside.exists() else f", made with {make(name, inside)}"
+        )
+    own = "" if name in SOURCES else " from your own"
+    return f"no such data file; {near_miss(name, path.parent)}make it{own} with {make(name, path)}"
+
+
 def _not_hdf5(path, name):
     """What to do with a file that HDF5 cannot read."""
     with path.open("rb") as file:
@@ -91,7 +100,7 @@ def _not_hdf5(path, name):
     return convert(path, name) if packed else anew(name or "NAME", path)
 
 
-class _Reader:
+class Reader:
     """The open HDF5 file of a data set, whose faults are told with the command that mends them.
 
     Args:

@@ -1,12 +1,16 @@
 """A data set of the user's own, in the forms in which people keep them, and the one line where it cannot be told."""
 
+import gzip
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
 import pytest
 from helpers import raw
+from helpers.idx import idx
+from scipy.io import savemat
 
 from parle_hpc.data.prepare import prepare
 from parle_hpc.data.store import open_dataset
@@ -71,6 +75,8 @@ FORMS = {
     "flat names": named(FLAT, last),
     "Keras": x_and_y("{kind}_{part}"),
     "capitals": x_and_y("{kind}_{part}", images="X", labels="Y"),
+    "joined": x_and_y("{kind}{part}"),
+    "joined words": x_and_y("{part}{kind}", images="images", labels="labels"),
     "camels": x_and_y("{part}{kind}", images="X", labels="Y"),
     "Coursera": x_and_y("{part}_set_{kind}"),
     "scikit-learn": x_and_y("{part}/{kind}", images="data", labels="target"),
@@ -176,6 +182,69 @@ def test_matlabs_reversed_axes_are_turned_back(tmp_path, order):
                 file[name] = array.T
                 file[name].attrs["MATLAB_class"] = np.bytes_("uint8")
     is_right(prepare("mine", tmp_path / "mine.mat", tmp_path / "mine.h5"), pairs)
+
+
+def test_what_hdf5_has_in_reverse_is_not_guessed(tmp_path):
+    """MATLAB's h5write leaves no mark, and C x W x H x N may be either."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, array in named(FLAT, lambda images: last(images).T)(parts()).items():
+            file[name] = array
+    with pytest.raises(BadInput, match=r"holds 3 images, and there are 20 labels; np.moveaxis\(images, -1, 0\)"):
+        prepare("mine", tmp_path / "a.h5", tmp_path / "mine.h5")
+
+
+def test_matlabs_older_files(tmp_path):
+    pairs = parts()
+    arrays = named(FLAT, lambda images: images.transpose(2, 3, 1, 0), lambda labels: labels[:, None] + 1.0)(pairs)
+    savemat(tmp_path / "a.mat", arrays, do_compression=True)
+    is_right(prepare("mine", tmp_path / "a.mat", tmp_path / "mine.h5"), pairs)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_set_in_mnists_format(tmp_path, packed):
+    """Fashion-MNIST, EMNIST (whose letters are numbered from 1) and others have the names of MNIST's files."""
+    pairs = parts(1)
+    for part, (images, labels) in pairs.items():
+        word = {"train": "train", "test": "t10k" if packed else "test"}[part]
+        for kind, array in (("images-idx3", images[:, 0]), ("labels-idx1", (labels + 1).astype(np.uint8))):
+            name, content = f"emnist-letters-{word}-{kind}-ubyte", idx(np.ascontiguousarray(array))
+            (tmp_path / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+    is_right(prepare("mine", tmp_path, tmp_path / "out" / "mine.h5"), pairs)
+    with pytest.raises(BadInput, match=r"under a name of its own|no train-images"):
+        prepare("mnist", tmp_path, tmp_path / "out" / "mnist.h5")
+
+
+def test_packings_that_cannot_be_read_are_said(tmp_path):
+    whole = tmp_path / "a.h5"
+    with h5py.File(whole, "w") as file:
+        for name, array in named(GROUPS)(parts()).items():
+            file[name] = array
+    (tmp_path / "a.h5.gz").write_bytes(gzip.compress(whole.read_bytes()))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(whole, "a.h5")
+    with h5py.File(whole, "r+") as file:
+        images = file["train/images"][...]
+        del file["train/images"]
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk(images.shape)
+        plan.set_filter(32001, h5py.h5z.FLAG_OPTIONAL)  # Blosc
+        space = h5py.h5s.create_simple(images.shape)
+        made = h5py.h5d.create(file["train"].id, b"images", h5py.h5t.NATIVE_UINT8, space, plan)
+        made.write_direct_chunk((0, 0, 0, 0), images.tobytes())
+    for name, words in (
+        ("a.h5.gz", "is packed; unpack it first"),
+        ("a.zip", "is a .zip of other files; unpack it first"),
+        ("a.h5", "train/images is compressed by filter 32001, which HDF5 does not have .*h5repack -f GZIP=4"),
+    ):
+        with pytest.raises(BadInput, match=f"{name}:? .*{words}"):
+            prepare("mine", tmp_path / name, tmp_path / "mine.h5")
+
+
+def test_what_else_a_file_holds_is_left_alone(tmp_path):
+    pairs = parts()
+    arrays = {**named(FLAT)(pairs), "train_mean": np.zeros(3), "train_ids": np.arange(20), "images": np.zeros(3)}
+    np.savez(tmp_path / "my_test_data_images.npz", **arrays)
+    is_right(prepare("mine", tmp_path / "my_test_data_images.npz", tmp_path / "mine.h5"), pairs)
 
 
 def test_what_was_taken_how_is_said(tmp_path, capfd):
@@ -301,7 +370,7 @@ def test_names_and_places_that_cannot_be(tmp_path):
         ("minst", None, "mine.h5", "did you mean mnist"),
         ("CIFAR-10", "empty", "mine.h5", "did you mean cifar10"),
         ("mine", "nowhere.npz", "mine.h5", "nowhere.npz: no such file or folder"),
-        ("mine", "empty", "mine.h5", "empty: holds no .h5, .hdf5, .mat, .npz or .npy"),
+        ("mine", "empty", "mine.h5", "empty: holds no .h5, .hdf5, .mat, .npz, .npy or IDX file"),
         ("mine", "a.npz", "a.npz", "a.npz: is the source itself; give another --out"),
         ("../mine", "a.npz", "mine.h5", "'../mine'.*letters, digits, _ and -"),
         ("", "a.npz", "mine.h5", "letters, digits"),

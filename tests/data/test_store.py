@@ -270,7 +270,10 @@ def test_advice_knows_the_set_and_never_writes_over_what_the_user_has(digits, tm
         ("torn.h5", "cells", f"{anew} cells --source FILE --out torn.h5"),
         ("no.h5", "mnist", "no.h5: no such data file; make it with python -m parle_hpc.data.prepare mnist --out no.h5"),
         ("no.h5", "cells", "make it from your own with python -m parle_hpc.data.prepare cells --source FILE --out no"),
+        ("data", "cells", "data: is a folder; give --data.path data/cells.h5"),
+        ("data", "mnist", "give --data.path data/mnist.h5, made with python -m parle_hpc.data.prepare mnist --out dat"),
         ("no.h5", "cifar_10", "did you mean cifar10?"),
+        ("data/cell.h5", "cell", "did you mean cells? else make it from your own"),
         ("no.h5", "minst", "did you mean mnist?"),
         ("no.h5", "CIFAR-100", "did you mean cifar100?"),
     ):
