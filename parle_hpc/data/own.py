@@ -129,10 +129,8 @@ def choose(paths, stack, where, notes):
 def only(table, name):
     """The one key of `table` of whose words there are some in `name`; None of none or several."""
     words = {word.lower() for word in re.findall(r"t10k|[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
-    # xtrain, trainlabels
-    words.update(
-        word for joined in words for pair in PAIRS if joined in ("".join(pair), "".join(pair[::-1])) for word in pair
-    )
+    # such as xtrain, trainlabels
+    words |= {word for pair in PAIRS if words & {"".join(pair), "".join(pair[::-1])} for word in pair}
     keys = [key for key, known in table.items() if known & words]
     return keys[0] if len(keys) == 1 else None
 
