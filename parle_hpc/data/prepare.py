@@ -94,9 +94,11 @@ def content(name, source, out, channels):
     """{part: (images, labels)} of a data set, its classes, its checksum, and lines to say of it."""
     if name not in SOURCES:
         if not source:
-            raise BadInput(f"{name}: {near_miss(name)}a set of your own needs --source: {HOW}")
-        if os.path.exists(out) and os.path.exists(source) and os.path.samefile(out, source):
-            raise BadInput(f"--out {out}: is the source itself; give another --out")
+            raise BadInput(f"{name}: {near_miss(name)}a set of your own needs --source FILE: {HOW}")
+        if os.path.exists(out) and any(
+            os.path.exists(source) and os.path.samefile(source, p) for p in (out, out.parent)
+        ):
+            raise BadInput(f"--out {out}: is the source itself, or in it; give another --out")
         return read_own(source, channels, near_miss(name))
     if channels:
         raise BadInput(f"--channels {channels}: belongs to a set of your own, not to {name}; leave it out")

@@ -5,6 +5,7 @@ Images are memory-mapped, so that the ranks of a node share one copy in the page
 
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,8 @@ os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 
 import h5py
 
-from .advice import anew, convert, make, near_miss
+from .advice import PREPARE, anew, convert, default_path, make, near_miss
 from .arrays import LAYOUT, channel_axis
-from .files import ZIP
 from .preprocess import Preprocessing
 from .sources import SOURCES
 
@@ -71,7 +71,7 @@ def open_dataset(path, name=None, preprocessing="none", samples=None):
         raise
     # h5py has no error of its own for a damaged file
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
-        raise BadInput(f"{path} is not a complete HDF5 file ({error}); {_not_hdf5(path, name)}") from None
+        raise BadInput(f"{path} {_not_hdf5(path, name or 'NAME', error)}") from None
     if name not in (None, data.name):
         raise BadInput(f"{path} holds {data.name}, not {name}; give --data.name {data.name}, or the file of {name}")
     if samples is None:
@@ -93,11 +93,21 @@ def _no_file(path, name):
     return f"no such data file; {near_miss(name, path.parent)}make it{own} with {make(name, path)}"
 
 
-def _not_hdf5(path, name):
-    """What to do with a file that HDF5 cannot read."""
-    with path.open("rb") as file:
-        packed = file.read(4) == ZIP
-    return convert(path, name) if packed else anew(name or "NAME", path)
+def _not_hdf5(path, name, error):
+    """What a file is that HDF5 cannot read, and what to do; nothing is advised that would write over another's."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(10)
+    except OSError as denied:
+        return f"cannot be read ({denied.strerror})"
+    torn = f"is not a complete HDF5 file ({error})"
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        return f"{torn}; {anew(name, path)}"
+    published = name in SOURCES and name != "digits"
+    if not published or start.startswith((b"\x93NUMPY", b"MATLAB")) or path.suffix.lower() == ".npz":
+        return f"{torn}; {convert(path, name)}"
+    source, made = shlex.quote(str(path)), default_path(name)
+    return f"{torn}; convert it with {PREPARE} {name} --source {source}, and give --data.path {made}"
 
 
 class Reader:

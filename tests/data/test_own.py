@@ -371,13 +371,14 @@ def test_names_and_places_that_cannot_be(tmp_path):
         ("CIFAR-10", "empty", "mine.h5", "did you mean cifar10"),
         ("mine", "nowhere.npz", "mine.h5", "nowhere.npz: no such file or folder"),
         ("mine", "empty", "mine.h5", "empty: holds no .h5, .hdf5, .mat, .npz, .npy or IDX file"),
-        ("mine", "a.npz", "a.npz", "a.npz: is the source itself; give another --out"),
+        ("mine", "a.npz", "a.npz", "a.npz: is the source itself, or in it; give another --out"),
+        ("mine", "", "a.npz", "a.npz: is the source itself, or in it; give another --out"),
         ("../mine", "a.npz", "mine.h5", "'../mine'.*letters, digits, _ and -"),
         ("", "a.npz", "mine.h5", "letters, digits"),
         ("mnist", "a.npz", "mine.h5", "prepare my_mnist --source .*a.npz"),
     ):
         with pytest.raises(BadInput, match=words):
-            prepare(name, source and tmp_path / source, tmp_path / out)
+            prepare(name, None if source is None else tmp_path / source, tmp_path / out)
     with pytest.raises(BadInput, match="--channels first: belongs to a set of your own"):
         prepare("digits", None, tmp_path / "mine.h5", "first")
     # what was there is there still

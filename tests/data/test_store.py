@@ -259,6 +259,8 @@ def test_advice_knows_the_set_and_never_writes_over_what_the_user_has(digits, tm
         file["x_train"] = np.zeros(3)
     np.savez("photos.npz", x_train=np.zeros(3))
     (tmp_path / "torn.h5").write_bytes(digits.read_bytes()[:300_000])
+    (tmp_path / "cifar-10.tar.gz").write_bytes(b"\x1f\x8bxxxx")
+    (tmp_path / "empty.h5").touch()
     anew = "prepare it anew with python -m parle_hpc.data.prepare"
     convert = "convert it with python -m parle_hpc.data.prepare"
     for path, name, words in (
@@ -266,6 +268,14 @@ def test_advice_knows_the_set_and_never_writes_over_what_the_user_has(digits, tm
         ("bare.h5", "digits", f"bare.h5: attribute 'name' is missing; {convert} bare --source bare.h5, and give --da"),
         ("bare.h5", "cells", f"{convert} cells --source bare.h5, and give --data.name cells"),
         ("photos.npz", "digits", f"{convert} photos --source photos.npz, and give --data.name photos"),
+        (
+            "cifar-10.tar.gz",
+            "cifar10",
+            f"{convert} cifar10 --source cifar-10.tar.gz, and give --data.path data/cifar10.h5",
+        ),
+        ("cifar-10.tar.gz", "digits", f"{convert} mine --source cifar-10.tar.gz"),
+        ("cifar-10.tar.gz", "cells", f"{convert} cells --source cifar-10.tar.gz, and give --data.name cells"),
+        ("empty.h5", "mnist", f"{anew} mnist --out empty.h5"),
         ("torn.h5", "mnist", f"{anew} mnist --out torn.h5"),
         ("torn.h5", "cells", f"{anew} cells --source FILE --out torn.h5"),
         ("no.h5", "mnist", "no.h5: no such data file; make it with python -m parle_hpc.data.prepare mnist --out no.h5"),
@@ -283,6 +293,18 @@ def test_advice_knows_the_set_and_never_writes_over_what_the_user_has(digits, tm
     path = damaged(digits, tmp_path, attribute("classes", 0))
     with pytest.raises(BadInput, match=f"{anew} digits --out {path}"):
         open_dataset(path, "digits")
+
+
+def test_a_file_that_cannot_be_read_is_not_called_torn(tmp_path, monkeypatch):
+    (tmp_path / "a.h5").write_bytes(b"junk")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(h5py, "File", denied)
+    monkeypatch.setattr("pathlib.Path.open", denied)
+    with pytest.raises(BadInput, match=r"a.h5 cannot be read \(Permission denied\)$"):
+        open_dataset(tmp_path / "a.h5", "cells")
 
 
 def test_a_prepared_set_of_ones_own_that_was_damaged(tmp_path):
