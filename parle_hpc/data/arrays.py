@@ -44,7 +44,7 @@ def written(found):
     if found.chunks is None:
         return found.id.get_storage_size() > 0
     chunks = (math.ceil(size / chunk) for size, chunk in zip(found.shape, found.chunks, strict=True))
-    return found.id.get_num_chunks() == math.prod(chunks)
+    return found.id.get_num_chunks() >= math.prod(chunks)
 
 
 # labels

@@ -5,13 +5,13 @@ import re
 import warnings
 from contextlib import ExitStack
 
-import h5py
 import numpy as np
 
 from ..errors import BadInput, brief
 from .arrays import as_bytes, class_numbers, line_up, numbers_first, scale_of, written
 from .files import PACKINGS, ZIP, place, read, unpack
 from .formats import IDX_IMAGES, IDX_LABELS, read_idx
+from .store import h5py
 
 SUFFIXES = (".h5", ".hdf5", ".mat", ".npz", ".npy")
 HOW = "save HDF5, or np.savez('mine.npz', train_images=..., train_labels=..., test_images=..., test_labels=...)"
@@ -56,7 +56,7 @@ def read_own(source, channels=None, hint=""):
         raise
     # a damaged file raises whatever it likes
     except Exception as error:
-        raise BadInput(f"--source {source} cannot be read ({cause(error)}); {HOW}") from None
+        raise BadInput(f"--source {source} cannot be read ({cause(error)}); bring it again, or {HOW}") from None
     train, test = (parts[part][0].shape[1:] for part in ("train", "test"))
     if train != test:
         raise BadInput(f"--source {source}: images of train {train} and test {test} differ")

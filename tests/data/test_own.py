@@ -8,11 +8,14 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+import torch
 from helpers import raw
 from helpers.idx import idx
 from scipy.io import savemat
 
+from parle_hpc.data.loader import Loader
 from parle_hpc.data.prepare import prepare
+from parle_hpc.data.split import MiniBatches
 from parle_hpc.data.store import open_dataset
 from parle_hpc.errors import BadInput
 
@@ -150,6 +153,22 @@ def test_channels_that_cannot_be_told_are_asked_for(tmp_path, channels):
         with pytest.raises(BadInput, match=r"a.npz: train_images is \(20, .*say --channels first or --channels last"):
             prepare("mine", tmp_path / "a.npz", tmp_path / "mine.h5")
         is_right(prepare("mine", tmp_path / "a.npz", tmp_path / "mine.h5", where), pairs)
+
+
+def test_a_channel_that_is_constant_and_images_that_are_tiny(tmp_path):
+    """A picture's alpha, and 4 x 5 pixels."""
+    pairs = {part: (images[:, :, :4, :5].copy(), labels) for part, (images, labels) in parts(4).items()}
+    for images, _ in pairs.values():
+        images[:, 3] = 255
+    np.savez(tmp_path / "a.npz", **named(FLAT, last)(pairs))
+    path = prepare("mine", tmp_path / "a.npz", tmp_path / "mine.h5", "last")
+    assert open_dataset(path, "mine", "gcn").train.images.shape == (20, 4, 4, 5)
+    with pytest.raises(BadInput, match=r"standard deviation is 0; take --data.preprocessing none or gcn, or leave the"):
+        open_dataset(path, "mine", "standardize")
+    part, batches = open_dataset(path, "mine").train, MiniBatches(np.arange(20), 5, seed=0, replica=0)
+    assert Loader(part, batches, torch.device("cpu"), False)(0)[0].shape == (5, 4, 4, 5)
+    with pytest.raises(BadInput, match=r"--data.augment true: images of 4 x 5 cannot be shifted by 4; leave it out"):
+        Loader(part, batches, torch.device("cpu"), True)
 
 
 def test_files_of_a_folder_are_taken_together(tmp_path):
@@ -404,8 +423,6 @@ def test_the_two_commands_of_the_docs(tmp_path):
         assert done.returncode == 0, done.stderr
         assert words in done.stdout + done.stderr
     assert "WRN-10-1 on cells" in (tmp_path / "report" / "runs.md").read_text()
-    import torch
-
     state = torch.load(tmp_path / "run" / "reference.pt", weights_only=True)
     shapes = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim > 1]
     assert shapes[0][1] == 3
