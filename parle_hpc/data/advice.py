@@ -10,6 +10,7 @@ from .sources import SOURCES
 
 PREPARE = "python -m parle_hpc.data.prepare"
 FOLDER = Path("data")
+UNLOCK = "cannot be locked here, which HDF5_USE_FILE_LOCKING asks for; export HDF5_USE_FILE_LOCKING=FALSE"
 
 
 def default_path(name):

@@ -5,13 +5,14 @@ import re
 import warnings
 from contextlib import ExitStack
 
+import h5py
 import numpy as np
 
 from ..errors import BadInput, brief
+from .advice import UNLOCK
 from .arrays import as_bytes, class_numbers, line_up, numbers_first, scale_of, written
 from .files import PACKINGS, ZIP, place, read, unpack
 from .formats import IDX_IMAGES, IDX_LABELS, read_idx
-from .store import h5py
 
 SUFFIXES = (".h5", ".hdf5", ".mat", ".npz", ".npy")
 HOW = "save HDF5, or np.savez('mine.npz', train_images=..., train_labels=..., test_images=..., test_labels=...)"
@@ -56,6 +57,8 @@ def read_own(source, channels=None, hint=""):
         raise
     # a damaged file raises whatever it likes
     except Exception as error:
+        if "unable to lock" in str(error):
+            raise BadInput(f"--source {source} {UNLOCK}") from None
         raise BadInput(f"--source {source} cannot be read ({cause(error)}); bring it again, or {HOW}") from None
     train, test = (parts[part][0].shape[1:] for part in ("train", "test"))
     if train != test:
@@ -140,7 +143,7 @@ def arrays_in(path, stack):
     with path.open("rb") as file:
         start = file.read(10)
     if h5py.is_hdf5(path):
-        file, found = stack.enter_context(h5py.File(path, "r")), []
+        file, found = stack.enter_context(h5py.File(path, "r", locking=False)), []
         file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
         return [(name, lambda name=name: of_hdf5(file[name], path)) for name in found]
     if start.startswith(ZIP):

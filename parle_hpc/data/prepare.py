@@ -27,6 +27,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from ..cluster.waiting import leave
@@ -36,7 +37,6 @@ from .arrays import LAYOUT
 from .own import HOW, SUFFIXES, read_own
 from .preprocess import GCN_SCALE, WHITENED, ZCA_EPS, fit_zca
 from .sources import SOURCES
-from .store import h5py
 
 
 def channel_statistics(images):
@@ -68,7 +68,7 @@ def prepare(name, source=None, out=None, channels=None):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # this version keeps checksums of all that is not images
-        with h5py.File(partial, "w", libver="v110") as file:
+        with h5py.File(partial, "w", libver="v110", locking=False) as file:
             mean, std = channel_statistics(parts["train"][0])
             file.attrs.update(name=name, classes=classes, checksum=checksum, layout=LAYOUT, mean=mean, std=std)
             for group, (images, labels) in parts.items():
@@ -131,7 +131,7 @@ def main():
         path = prepare(arguments.name, arguments.source, arguments.out, arguments.channels)
     except BadInput as error:
         leave(str(error), BAD_INPUT)
-    with h5py.File(path) as file:
+    with h5py.File(path, "r", locking=False) as file:
         counts = " + ".join(f"{len(file[group]['labels']):,}" for group in ("train", "test"))
         size = " x ".join(map(str, file["train/images"].shape[1:]))
         print(

@@ -9,17 +9,12 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 import torch
 
 from ..errors import BadInput
-
-# on shared file systems HDF5's lock fails with errno 11 or 37; nobody writes these files
-os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
-
-import h5py
-
-from .advice import PREPARE, anew, convert, default_path, make, near_miss
+from .advice import PREPARE, UNLOCK, anew, convert, default_path, make, near_miss
 from .arrays import LAYOUT, channel_axis
 from .preprocess import Preprocessing
 from .sources import SOURCES
@@ -65,7 +60,8 @@ def open_dataset(path, name=None, preprocessing="none", samples=None):
     if not os.path.isfile(path):
         raise BadInput(f"{path}: {_no_file(path, name or 'NAME')}")
     try:
-        with h5py.File(path, "r") as file:
+        # on shared file systems a lock fails with errno 11 or 37; nobody writes these files
+        with h5py.File(path, "r", locking=False) as file:
             data = Reader(path, file, name).read(preprocessing)
     except BadInput:
         raise
@@ -100,6 +96,8 @@ def _not_hdf5(path, name, error):
             start = file.read(10)
     except OSError as denied:
         return f"cannot be read ({denied.strerror})"
+    if "unable to lock" in str(error):
+        return UNLOCK
     torn = f"is not a complete HDF5 file ({error})"
     if path.suffix.lower() in (".h5", ".hdf5"):
         return f"{torn}; {anew(name, path)}"

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -305,6 +307,33 @@ def test_a_file_that_cannot_be_read_is_not_called_torn(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", denied)
     with pytest.raises(BadInput, match=r"a.h5 cannot be read \(Permission denied\)$"):
         open_dataset(tmp_path / "a.h5", "cells")
+
+
+def test_no_lock_is_asked_for_of_a_file_system(digits, tmp_path):
+    """Shared ones have none (errno 11, 37, 38); what the trainer imports before does not matter."""
+    np.savez(tmp_path / "a.npz", x_train=digits_like(20), y_train=np.arange(20), x_test=digits_like(9), y_test=range(9))
+    program = f"""
+import fcntl
+import parle_hpc.training.setup
+from parle_hpc.data.prepare import prepare
+from parle_hpc.data.store import open_dataset
+prepare("cells", {str(tmp_path / "a.npz")!r}, {str(tmp_path / "a.h5")!r})
+for name, path in (("digits", {str(digits)!r}), ("cells", {str(tmp_path / "a.h5")!r})):
+    file = open(path, "rb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    open_dataset(path, name)
+prepare("again", {str(tmp_path / "a.h5")!r}, {str(tmp_path / "b.h5")!r})
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "HDF5_USE_FILE_LOCKING"}
+    for asks, words in (({}, ""), ({"HDF5_USE_FILE_LOCKING": "TRUE"}, "export HDF5_USE_FILE_LOCKING=FALSE")):
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**environment, **asks})
+        assert done.returncode == (1 if asks else 0), done.stderr
+        assert words in done.stderr
+
+
+def digits_like(count):
+    return raw.images(count, 0, 1, 28)
 
 
 def test_a_prepared_set_of_ones_own_that_was_damaged(tmp_path):
