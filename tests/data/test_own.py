@@ -266,6 +266,18 @@ def test_what_else_a_file_holds_is_left_alone(tmp_path):
     is_right(prepare("mine", tmp_path / "my_test_data_images.npz", tmp_path / "mine.h5"), pairs)
 
 
+def test_a_lock_that_is_asked_for_is_named(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x_train"] = np.zeros(3)
+
+    def refuses(*_, **__):
+        raise BlockingIOError(11, "unable to lock file, errno = 11")
+
+    monkeypatch.setattr(h5py, "File", refuses)
+    with pytest.raises(BadInput, match=r"a.h5 cannot be locked here.*export HDF5_USE_FILE_LOCKING=FALSE$"):
+        prepare("mine", tmp_path / "a.h5", tmp_path / "mine.h5")
+
+
 def test_what_was_taken_how_is_said(tmp_path, capfd):
     pairs = {**parts(), "val": parts()["test"]}
     train, (images, labels) = pairs["train"], pairs["test"]
