@@ -24,7 +24,8 @@ def near_miss(name, folder=FOLDER):
         re.sub("[^a-z0-9]", "", other.lower()): other for other in (*(p.stem for p in folder.glob("*.h5")), *SOURCES)
     }
     close = difflib.get_close_matches(re.sub("[^a-z0-9]", "", name.lower()), plain, n=1, cutoff=0.75)
-    return f"did you mean {plain[close[0]]}? else " if close and name not in SOURCES else ""
+    meant = plain[close[0]] if close else name
+    return "" if meant == name or name in SOURCES else f"did you mean {meant}? else "
 
 
 def make(name, path):

@@ -285,6 +285,7 @@ def test_advice_knows_the_set_and_never_writes_over_what_the_user_has(digits, tm
         ("data", "cells", "data: is a folder; give --data.path data/cells.h5"),
         ("data", "mnist", "give --data.path data/mnist.h5, made with python -m parle_hpc.data.prepare mnist --out dat"),
         ("no.h5", "cifar_10", "did you mean cifar10?"),
+        ("data/no.h5", "cells", "data/no.h5: no such data file; make it from your own"),
         ("data/cell.h5", "cell", "did you mean cells? else make it from your own"),
         ("no.h5", "minst", "did you mean mnist?"),
         ("no.h5", "CIFAR-100", "did you mean cifar100?"),
