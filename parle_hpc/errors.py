@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 import sys
 
 BAD_INPUT, DIVERGED, SAVED = 2, 3, 85
@@ -66,3 +67,10 @@ def brief(value):
     """A value as text that fits into a line."""
     text = " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def possible_name(text):
+    """A data set's name, of which files are named. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,59}", text):
+        raise ValueError("must be letters, digits, _ and -, at most 60 of them, and not begin with -")
+    return text

@@ -12,7 +12,7 @@ import tomlkit.exceptions
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from .errors import BadInput, brief, nearest
+from .errors import BadInput, brief, nearest, possible_name
 from .paths import expand
 from .recipes import merge, read_recipe
 
@@ -34,7 +34,11 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    name: Literal["digits", "mnist", "cifar10", "cifar100", "svhn"] = Field("digits", description="data set")
+    name: Annotated[str, AfterValidator(possible_name)] = Field(
+        "digits",
+        description="data set: digits, mnist, cifar10, cifar100, svhn, or the name that a set of your own was prepared "
+        "under",
+    )
     path: PathText = Field(
         "",
         description="HDF5 file from python -m parle_hpc.data.prepare; data/NAME.h5 where empty (digits makes itself)",

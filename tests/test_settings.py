@@ -79,6 +79,8 @@ def test_a_mistake_is_answered_by_name(arguments, words):
         ("_cli_parse_args = true", ["mine.toml", "_cli_parse_args", "unknown setting"]),
         ("nothing-like-it = 3", ["mine.toml", "nothing-like-it", "--help"]),
         ("[data]\nname = '" + "x" * 999 + "'", ["--data.name xxx", "...: must be"]),
+        ('[data]\nname = "../mine"', ["--data.name ../mine: must be letters, digits, _ and -"]),
+        ('[data]\nname = "-x"', ["--data.name -x: must be letters"]),
         ("a = " + "[" * 20_000, ["mine.toml is not a TOML file"]),
         ("sgd = 3\n[algorithm]\nname = 'sgd'", ["[sgd]", "table"]),
     ],
@@ -96,6 +98,10 @@ def test_a_mistake_in_a_recipe_too(tmp_path, text, words):
 )
 def test_default_replicas(algorithm, size, n):
     assert default_replicas(algorithm, size) == n
+
+
+def test_a_set_of_ones_own_has_a_name_of_its_own():
+    assert load(["--data.name", "my_cells-2"]).data.name == "my_cells-2"
 
 
 def test_help_explains_every_setting(capsys):

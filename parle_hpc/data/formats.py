@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 
 from ..errors import BadInput
+from .arrays import integers, written
 
 IDX_IMAGES, IDX_LABELS = 0x803, 0x801
 CIFAR_SHAPE = (3, 32, 32)
@@ -57,21 +58,17 @@ def read_cifar_python(raw, label_key, path):
     width = int(np.prod(CIFAR_SHAPE))
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != width or not len(images):
         raise BadInput(f"{path}: data must be uint8, N x {width}; it is {images.dtype} {images.shape}")
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-        raise BadInput(f"{path}: {label_key} must be {len(images)} integers; it is {labels.dtype} {labels.shape}")
-    return images.reshape(-1, *CIFAR_SHAPE), labels.astype(np.int64)
+    return images.reshape(-1, *CIFAR_SHAPE), integers(labels, len(images), f"{path}: {label_key}")
 
 
 class CifarUnpickler(pickle.Unpickler):
-    """Knows the few names that a pickled array of bytes needs, and nothing else; none of them is numpy's own."""
+    """Knows the few names that pickled arrays and numbers need, and nothing else; none of them is numpy's own."""
 
     def find_class(self, module, name):
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return PickledArray
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return PickledType
+        # NumPy 1 has numpy.core
+        known = KNOWN.get((module.replace("numpy.core.", "numpy._core."), name))
+        if known is not None:
+            return known
         raise pickle.UnpicklingError(f"{module}.{name} has no business in a data set")
 
 
@@ -104,14 +101,31 @@ class PickledArray:
         return self._array
 
 
-def read_svhn(raw, path):
-    """SVHN's cropped digits, a MATLAB file: X, uint8 (32, 32, 3, N), and y, 1 to 10, where 10 stands for zero."""
-    from scipy.io import loadmat
+def _scalar(kind, content):
+    """How NumPy pickles a number."""
+    return np.frombuffer(content, kind.dtype)[0]
 
+
+def _frombuffer(content, kind, shape, order):
+    """How NumPy pickles an array from protocol 5 on."""
+    return np.frombuffer(content, kind.dtype).reshape(shape, order=order)
+
+
+KNOWN = {
+    ("_codecs", "encode"): _latin1,
+    ("numpy", "ndarray"): PickledType,
+    ("numpy", "dtype"): PickledType,
+    ("numpy._core.multiarray", "_reconstruct"): PickledArray,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+}
+
+
+def read_svhn(raw, path):
+    """SVHN's cropped digits, a MATLAB file: X, uint8 (32, 32, 3, N), and y, 1 to 10, where 10, or 0, is zero."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # scipy's words for what it cannot read
-            table = loadmat(io.BytesIO(raw), variable_names=["X", "y"])
+        # since 7.3 they are HDF5, which has the axes in reverse
+        table = _hdf5(raw) if raw[:10] == b"MATLAB 7.3" else _matlab(raw)
         images, labels = np.asarray(table["X"]), np.asarray(table["y"])
     except KeyError as error:
         raise BadInput(f"{path} lacks {error}: it is not SVHN's cropped digits (format 2)") from None
@@ -119,8 +133,22 @@ def read_svhn(raw, path):
         raise BadInput(f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {error})") from None
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise BadInput(f"{path}: X must be uint8, 32 x 32 x 3 x N; it is {images.dtype} {images.shape}")
-    if labels.dtype.kind not in "iu" or labels.size != images.shape[3] or not labels.size:
-        raise BadInput(f"{path}: y must be {images.shape[3]} integers; it is {labels.dtype} {labels.shape}")
-    if labels.min() < 1 or labels.max() > 10:
-        raise BadInput(f"{path}: y reaches from {labels.min()} to {labels.max()}, right is 1 to 10")
-    return images.transpose(3, 2, 0, 1), labels.reshape(-1).astype(np.int64) % 10
+    labels = integers(labels, images.shape[3], f"{path}: y")
+    if labels.min() < 0 or labels.max() > 10 or labels.max() - labels.min() > 9:
+        raise BadInput(f"{path}: y reaches from {labels.min()} to {labels.max()}, right is 1 to 10, or 0 to 9")
+    return images.transpose(3, 2, 0, 1), labels % 10
+
+
+def _matlab(raw):
+    from scipy.io import loadmat
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # scipy's words for what it cannot read
+        return loadmat(io.BytesIO(raw), variable_names=["X", "y"])
+
+
+def _hdf5(raw):
+    import h5py
+
+    with h5py.File(io.BytesIO(raw), "r") as file:
+        return {name: file[name][...].T for name in ("X", "y") if name in file and written(file[name])}

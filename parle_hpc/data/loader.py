@@ -1,6 +1,7 @@
 """This rank's mini-batches, as the network sees them."""
 
-from .augment import augment
+from ..errors import BadInput
+from .augment import PAD, augment
 
 
 class Loader:
@@ -11,9 +12,16 @@ class Loader:
         batches: MiniBatches, which says what is in each.
         device: torch device.
         augmented: mirror and shift the images, section 4.3.
+
+    Raises BadInput where they are too small to be shifted.
     """
 
     def __init__(self, part, batches, device, augmented):
+        height, width = part.images.shape[2:]
+        if augmented and min(height, width) <= PAD:
+            raise BadInput(
+                f"--data.augment true: images of {height} x {width} cannot be shifted by {PAD}; leave it out"
+            )
         self._part, self._batches, self._device, self._augmented = part, batches, device, augmented
 
     def __call__(self, step):

@@ -10,6 +10,8 @@ import torch
 from ..errors import BadInput
 
 GCN_SCALE = 55.0  # Euclidean norm of a normalised image
+WHITENED = ("cifar10", "cifar100")
+NO_ZCA = "take none, standardize or gcn: prepare fits ZCA for cifar10 and cifar100 alone"
 ZCA_EPS = 0.1  # added to the covariance's eigenvalues; these two are those of the WRN authors' whitened CIFAR
 
 
@@ -41,25 +43,19 @@ def fit_zca(images, chunk=2048):
     return mean.numpy(), (scaled @ vectors.T).numpy()
 
 
-ADVICE = (
-    "take another kind, or prepare it anew with python -m parle_hpc.data.prepare, "
-    "which fits ZCA for cifar10 and cifar100"
-)
-
-
-def _numbers(kind, file, holder, name, shape):
+def _numbers(kind, file, holder, name, shape, advice):
     """A data set, or attribute, of finite numbers as a float32 tensor. Raises BadInput where it is not of the shape."""
     if name not in holder:
-        raise BadInput(f"{file.filename}: holds nothing for --data.preprocessing {kind}; {ADVICE}")
+        raise BadInput(f"{file.filename}: holds nothing for --data.preprocessing {kind}; {advice}")
     found = holder[name]
     # what a damaged file claims to hold may be larger than the memory
     if getattr(found, "shape", None) != shape or found.dtype.kind != "f":
         raise BadInput(
-            f"{file.filename}: {name} is not the {' x '.join(map(str, shape))} numbers it should be; {ADVICE}"
+            f"{file.filename}: {name} is not the {' x '.join(map(str, shape))} numbers it should be; {advice}"
         )
     numbers = torch.from_numpy(found[...].astype(np.float64)).float()
     if not numbers.isfinite().all():
-        raise BadInput(f"{file.filename}: {name} is not finite; {ADVICE}")
+        raise BadInput(f"{file.filename}: {name} is not finite; {advice}")
     return numbers
 
 
@@ -69,22 +65,29 @@ class Preprocessing:
     Args:
         kind: none (0 to 1); standardize (less each channel's mean, over its standard deviation); gcn; zca (after gcn).
         file: the data set's open HDF5 file, of which what the kind needs is kept.
+        again: what makes the file right, for a message.
 
     Raises BadInput where the file lacks it, or it is not for images of their shape.
     """
 
-    def __init__(self, kind, file):
+    def __init__(self, kind, file, again=""):
         self.kind, self._tensors, self._device = kind, (), None
         channels, height, width = file["train/images"].shape[1:]
         size = channels * height * width
         if kind == "standardize":
-            mean, std = (_numbers(kind, file, file.attrs, name, (channels,)) for name in ("mean", "std"))
+            advice = f"take another kind, or {again}"
+            mean, std = (_numbers(kind, file, file.attrs, name, (channels,), advice) for name in ("mean", "std"))
             if std.min() <= 0:
-                raise BadInput(f"{file.filename}: a channel's standard deviation is {std.min():g}; {ADVICE}")
+                raise BadInput(
+                    f"{file.filename}: a channel's standard deviation is {std.min():g}; take --data.preprocessing none "
+                    "or gcn, or leave the channel out"
+                )
             self._tensors = tuple(255 * tensor.view(-1, 1, 1) for tensor in (mean, std))
         elif kind == "zca":
             shapes = {"zca/mean": (size,), "zca/matrix": (size, size)}
-            self._tensors = tuple(_numbers(kind, file, file, name, shape) for name, shape in shapes.items())
+            whitened = file.attrs.get("name") in WHITENED
+            advice = f"take another kind, or {again}" if whitened else NO_ZCA
+            self._tensors = tuple(_numbers(kind, file, file, name, shape, advice) for name, shape in shapes.items())
 
     def __call__(self, images):
         """(N, C, H, W) uint8 to float32."""

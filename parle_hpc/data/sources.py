@@ -4,20 +4,16 @@ Each function of SOURCES takes the user's source, a folder or a file, or None to
 {"train": (images, labels), "test": (images, labels)} and the checksum of what was read.
 """
 
-import gzip
 import hashlib
 import http.client
-import io
-import os
-import tarfile
+import re
 import urllib.request
-import zlib
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from ..errors import BadInput
+from .files import below, gather, members, place, plain, read, unpack
 from .formats import IDX_IMAGES, IDX_LABELS, read_cifar_binary, read_cifar_python, read_idx, read_svhn
 
 # https://yann.lecun.com/exdb/mnist no longer serves the files; these are the mirrors that torchvision uses.
@@ -43,7 +39,6 @@ SVHN_FILES = {
     "extra_32x32.mat": "a93ce644f1a588dc4d68dda5feec44a7",
     "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
-UNPACKED = 1 << 29  # bytes; the largest of what is published packed, CIFAR, unpacks to 186 MB
 
 
 def fetch(name, mirrors):
@@ -65,51 +60,45 @@ def fetch(name, mirrors):
     raise BadInput(f"{name} cannot be downloaded ({reason}); bring it by hand and give --source FOLDER")
 
 
-def read(path):
-    """The bytes of a file."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror})") from None
-
-
-def unpack(raw, path):
-    """The bytes inside, where `raw` is gzip, at most UNPACKED of them; else as they are. Raises BadInput."""
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        with gzip.open(io.BytesIO(raw)) as file:
-            content = file.read(UNPACKED + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be unpacked ({error}); fetch it again") from None
-    if len(content) > UNPACKED:
-        raise BadInput(f"{path} unpacks to more than {UNPACKED:,} bytes, which no data set does; fetch it again")
-    return content
-
-
-def find(names, source):
-    """The first of `names` that is in the folder `source`."""
-    for name in names:
-        if os.path.isfile(Path(source) / name):
-            return Path(source) / name
-    raise BadInput(f"--source {source}: none of {', '.join(names)} is there")
+def find(name, found, source):
+    """What reads the one file `name` of `found`, as `gather` gives it: (how it is called, bytes), in turn."""
+    if not found[name]:
+        raise BadInput(f"--source {source}: no {name} is there, packed or not, nor in a folder of it")
+    for label, content in found[name]:
+        yield label, content()
 
 
 def mnist(source):
-    """MNIST's 60,000 and 10,000 images, from a folder or downloaded."""
+    """MNIST's 60,000 and 10,000 images, from a folder or an archive, or downloaded."""
     parts, checksums = {}, []
+    found = gather(source, [name for files in MNIST_FILES.values() for name, _ in files]) if source else None
     for part, files in MNIST_FILES.items():
         arrays = []
         for (name, right), magic in zip(files, (IDX_IMAGES, IDX_LABELS), strict=True):
-            path = find((f"{name}.gz", name), source) if source else f"{name}.gz"
-            raw = unpack(read(path) if source else fetch(path, MNIST_MIRRORS), path)
-            array, checksum = read_idx(raw, magic, path), hashlib.md5(raw).hexdigest()
-            if checksum != right:
-                raise BadInput(f"{path} is not MNIST's {name}: MD5 {checksum}, right is {right}")
+            array, checksum = mnist_array(name, right, magic, found, source)
             arrays.append(array)
             checksums.append(checksum)
         parts[part] = (arrays[0][:, None], arrays[1])
     return parts, " ".join(checksums)
+
+
+def mnist_array(name, right, magic, found, source):
+    """The array of one file, and its checksum, which is `right`."""
+    packed = f"{name}.gz"
+    given = find(name, found, source) if source else [(packed, unpack(fetch(packed, MNIST_MIRRORS), packed))]
+    wrong = None
+    # other sets have files of the same names, and may lie beside it
+    for path, raw in given:
+        checksum = hashlib.md5(raw).hexdigest()
+        if checksum == right:
+            return read_idx(raw, magic, path), checksum
+        wrong = wrong or (path, raw, checksum)
+    path, raw, checksum = wrong
+    read_idx(raw, magic, path)
+    raise BadInput(
+        f"{path} is not MNIST's {name}: MD5 {checksum}, right is {right}; a set in MNIST's format is made under a name "
+        "of its own"
+    )
 
 
 class Cifar:
@@ -125,8 +114,6 @@ class Cifar:
     def __init__(self, classes, train, test, label_bytes, label_key, md5):
         self.archive = f"cifar-{classes}-binary.tar.gz"
         self.python_archive = f"cifar-{classes}-python.tar.gz"
-        self.folders = (f"cifar-{classes}-batches-bin", f"cifar-{classes}-binary")
-        self.folders += (f"cifar-{classes}-batches-py", f"cifar-{classes}-python", "")
         self.files = {"train": train, "test": test}
         self.label_bytes, self.label_key, self.classes, self.md5 = label_bytes, label_key, classes, md5
 
@@ -137,46 +124,35 @@ class Cifar:
             checksum = hashlib.md5(raw).hexdigest()
             if checksum != self.md5:
                 raise BadInput(f"{self.archive} arrived damaged: MD5 {checksum}, right is {self.md5}; try again")
-            return self._parts(self._members(raw, self.archive), self.archive), checksum
-        path = Path(source)
-        if not os.path.exists(path):
-            raise BadInput(f"--source {source}: no such file or folder")
-        for name in (self.archive, self.python_archive):
-            path = path / name if os.path.isfile(path / name) else path
-        if path.is_file():
+            return self._parts(members(raw, self.archive, self._names()), self.archive), checksum
+        path = self._archive_in(place(source))
+        if path.is_file() and plain(path.name) not in map(plain, self._names()):
             raw = read(path)
-            return self._parts(self._members(raw, path), path), hashlib.md5(raw).hexdigest()
-        members = self._unpacked(path)
-        return self._parts(members, path), hashlib.md5(b"".join(members[name] for name in sorted(members))).hexdigest()
+            return self._parts(members(raw, path, self._names()), path), hashlib.md5(raw).hexdigest()
+        files = gather(source, self._names())
+        found = {name: next(find(name, files, source))[1] for name in self._names() if files[name]}
+        if not found:
+            raise BadInput(
+                f"--source {source}: neither {self.archive} nor {self.python_archive} nor their files are there"
+            )
+        return self._parts(found, path), hashlib.md5(b"".join(found[name] for name in sorted(found))).hexdigest()
 
     def _names(self):
         stems = [stem for stems in self.files.values() for stem in stems]
         return {name for stem in stems for name in (stem, f"{stem}.bin")}
 
-    def _members(self, raw, path):
-        """The data files of an archive, by their names without folders; nothing is written to disk."""
-        content = unpack(raw, path)
-        try:
-            with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-                wanted = [member for member in tar if member.isfile() and Path(member.name).name in self._names()]
-                # a sparse member may promise more than there is
-                if any(member.size > len(content) for member in wanted):
-                    raise tarfile.ReadError("a file in it is longer than the archive")
-                return {Path(member.name).name: tar.extractfile(member).read() for member in wanted}
-        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-            raise BadInput(f"{path} is torn or no archive ({error}); fetch {self.archive} again") from None
+    def _archive_in(self, path):
+        """The archive in a folder, however it is packed, where there is one; else the path itself."""
+        if path.is_dir():
+            for file in below(path):
+                if re.match(rf"cifar-{self.classes}-(binary|python)( ?\(\d+\))?\.(t|zip|7z|rar)", file.name.lower()):
+                    return file
+        return path
 
-    def _unpacked(self, folder):
-        for inside in self.folders:
-            found = {name: read(folder / inside / name) for name in self._names() if (folder / inside / name).is_file()}
-            if found:
-                return found
-        raise BadInput(f"--source {folder}: neither {self.archive} nor {self.python_archive} nor their files are there")
-
-    def _parts(self, members, path):
+    def _parts(self, content, path):
         parts = {}
         for part, stems in self.files.items():
-            pieces = [self._read(stem, members, path) for stem in stems]
+            pieces = [self._read(stem, content, path) for stem in stems]
             images, labels = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
             if labels.min() < 0 or labels.max() >= self.classes:
                 raise BadInput(
@@ -185,20 +161,20 @@ class Cifar:
             parts[part] = images, labels
         return parts
 
-    def _read(self, stem, members, path):
-        if f"{stem}.bin" in members:
-            return read_cifar_binary(members[f"{stem}.bin"], self.label_bytes, f"{path}: {stem}.bin")
-        if stem in members:
-            return read_cifar_python(members[stem], self.label_key, f"{path}: {stem}")
+    def _read(self, stem, content, path):
+        if f"{stem}.bin" in content:
+            return read_cifar_binary(content[f"{stem}.bin"], self.label_bytes, f"{path}: {stem}.bin")
+        if stem in content:
+            return read_cifar_python(content[stem], self.label_key, f"{path}: {stem}")
         raise BadInput(f"{path} is not CIFAR-{self.classes}: {stem}.bin (or, in the python version, {stem}) is missing")
 
 
 def svhn(source):
     """SVHN's cropped digits: train and extra together, 604,388 images, and test, 26,032."""
     arrays, checksums = {}, []
+    found = gather(source, SVHN_FILES) if source else None
     for name, right in SVHN_FILES.items():
-        path = find((name,), source) if source else name
-        raw = read(path) if source else fetch(name, SVHN_MIRRORS)
+        path, raw = next(find(name, found, source)) if source else (name, fetch(name, SVHN_MIRRORS))
         checksum = hashlib.md5(raw).hexdigest()
         if source is None and checksum != right:
             raise BadInput(f"{name} arrived damaged: MD5 {checksum}, right is {right}; try again")

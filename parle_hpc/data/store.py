@@ -6,24 +6,19 @@ Images are memory-mapped, so that the ranks of a node share one copy in the page
 import hashlib
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 import torch
 
 from ..errors import BadInput
-
-# on shared file systems HDF5's lock fails with errno 11 or 37; nobody writes these files
-os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
-
-import h5py
-
+from .advice import PREPARE, UNLOCK, anew, convert, default_path, make, near_miss
+from .arrays import LAYOUT, channel_axis
 from .preprocess import Preprocessing
 from .sources import SOURCES
-
-FOLDER = Path("data")
-AGAIN = "prepare it anew with python -m parle_hpc.data.prepare"
 
 
 class Part(NamedTuple):
@@ -55,32 +50,28 @@ class DataSet(NamedTuple):
     checksum: str
 
 
-def default_path(name):
-    """Where prepare puts a data set, and training looks for it, if no path is given."""
-    return FOLDER / f"{name}.h5"
-
-
-def open_dataset(path, name="NAME", preprocessing="none", samples=None, checksum=None):
-    """Read and check the file of the data set `name`.
+def open_dataset(path, name=None, preprocessing="none", samples=None, checksum=None):
+    """Read and check the file of the data set `name`; None: whichever it holds.
 
     preprocessing is a kind that Preprocessing knows. With `samples` the training set is its first so many images.
     checksum: that it must have.
 
-    Raises BadInput where the file is missing, not HDF5, torn, lacks a group or what the preprocessing needs, holds
-    labels outside its classes, or another data set.
+    Raises BadInput where the file is missing, not HDF5, torn, lacks a group or what the preprocessing needs, or holds
+    another set, or images or labels that are not as prepare writes them.
     """
     path = Path(path)
     if not os.path.isfile(path):
-        raise BadInput(f"{path}: no such data file; make it with python -m parle_hpc.data.prepare {name} --out {path}")
+        raise BadInput(f"{path}: {_no_file(path, name or 'NAME')}")
     try:
-        with h5py.File(path, "r") as file:
-            data = _read(path, file, preprocessing)
+        # on shared file systems a lock fails with errno 11 or 37; nobody writes these files
+        with h5py.File(path, "r", locking=False) as file:
+            data = Reader(path, file, name).read(preprocessing)
     except BadInput:
         raise
     # h5py has no error of its own for a damaged file
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
-        raise BadInput(f"{path} is not a complete HDF5 file ({error}); prepare it anew") from None
-    if data.name != name and {data.name, name} <= set(SOURCES):
+        raise BadInput(f"{path} {_not_hdf5(path, name or 'NAME', error)}") from None
+    if name not in (None, data.name):
         raise BadInput(f"{path} holds {data.name}, not {name}; give --data.name {data.name}, or the file of {name}")
     if checksum not in (None, data.checksum):
         raise BadInput(
@@ -95,28 +86,6 @@ def open_dataset(path, name="NAME", preprocessing="none", samples=None, checksum
     return data._replace(train=Part(images[:samples], labels[:samples], preprocess))
 
 
-def _read(path, file, preprocessing):
-    for name in ("name", "classes"):
-        if name not in file.attrs:
-            raise BadInput(f"{path}: attribute {name!r} is missing; {AGAIN}")
-    name, classes = file.attrs["name"], file.attrs["classes"]
-    if not isinstance(name, str):
-        raise BadInput(f"{path}: attribute 'name' must be a text; {AGAIN}")
-    if not isinstance(classes, np.integer) or classes < 1:
-        raise BadInput(f"{path}: attribute 'classes' must be a positive integer; {AGAIN}")
-    if name in SOURCES and classes != SOURCES[name][1]:
-        raise BadInput(f"{path}: {name} has {SOURCES[name][1]} classes, not {classes}; {AGAIN}")
-    parts = [_read_part(path, file, group, int(classes)) for group in ("train", "test")]
-    (train, labels), (test, _) = parts
-    if train.shape[1:] != test.shape[1:]:
-        raise BadInput(f"{path}: images of train {train.shape[1:]} and test {test.shape[1:]} differ; {AGAIN}")
-    if classes > len(labels):
-        raise BadInput(f"{path}: {len(labels)} training images cannot be of {classes} classes; {AGAIN}")
-    preprocess = Preprocessing(preprocessing, file)
-    stands_for = checksum_of([name, classes, file.attrs.get("checksum")], parts)
-    return DataSet(name, int(classes), *(Part(*part, preprocess) for part in parts), stands_for)
-
-
 def checksum_of(facts, parts):
     """16 hexadecimal digits of what a data set says of itself, its shapes and its labels."""
     digest = hashlib.blake2b(repr([str(fact) for fact in facts]).encode(), digest_size=8)
@@ -126,39 +95,118 @@ def checksum_of(facts, parts):
     return digest.hexdigest()
 
 
-def _dataset(path, file, name):
-    """The data set `name`, of which all lies in this file."""
-    group = name.rpartition("/")[0]
-    links = [file.get(part, getlink=True) for part in (group, name) if isinstance(file.get(group), h5py.Group)]
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
-        raise BadInput(f"{path}: data set {name!r} is missing; {AGAIN}")
-    if not all(isinstance(link, h5py.HardLink) for link in links) or found.external or found.is_virtual:
-        raise BadInput(f"{path}: {name} lies elsewhere, and must be in this file; {AGAIN}")
-    return found
+def _no_file(path, name):
+    """That a file is not there, and what makes it."""
+    if path.is_dir():
+        inside = path / f"{name}.h5"
+        return f"is a folder; give --data.path {inside}" + (
+            "" if inside.exists() else f", made with {make(name, inside)}"
+        )
+    own = "" if name in SOURCES else " from your own"
+    return f"no such data file; {near_miss(name, path.parent)}make it{own} with {make(name, path)}"
 
 
-def _read_part(path, file, group, classes):
-    """Images, memory-mapped, and labels of one part."""
-    images, labels = (_dataset(path, file, f"{group}/{name}") for name in ("images", "labels"))
-    if images.dtype != np.uint8 or len(images.shape or ()) != 4 or images.chunks is not None:
-        raise BadInput(
-            f"{path}: {group}/images must be uint8, N x C x H x W, contiguous; it is {images.dtype} {images.shape}"
-        )
-    offset, size = images.id.get_offset(), math.prod(images.shape)
-    if size == 0:
-        raise BadInput(f"{path}: {group}/images of shape {images.shape} holds no image; {AGAIN}")
-    if offset is None or offset + size > os.path.getsize(path):
-        raise BadInput(f"{path}: {group}/images is truncated; {AGAIN}")
-    # before they are read: a damaged file may claim more of them than the memory holds
-    if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-        raise BadInput(
-            f"{path}: {group}/labels must be int64 of shape {images.shape[:1]}; it is {labels.dtype} {labels.shape}"
-        )
-    labels = labels[...]
-    if labels.min() < 0 or labels.max() >= classes:
-        raise BadInput(
-            f"{path}: {group}/labels reach from {labels.min()} to {labels.max()}; "
-            f"{classes} classes allow 0 to {classes - 1}"
-        )
-    return np.memmap(path, np.uint8, "r", offset, images.shape), labels
+def _not_hdf5(path, name, error):
+    """What a file is that HDF5 cannot read, and what to do; nothing is advised that would write over another's."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(10)
+    except OSError as denied:
+        return f"cannot be read ({denied.strerror})"
+    if "unable to lock" in str(error):
+        return UNLOCK
+    torn = f"is not a complete HDF5 file ({error})"
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        return f"{torn}; {anew(name, path)}"
+    published = name in SOURCES and name != "digits"
+    if not published or start.startswith((b"\x93NUMPY", b"MATLAB")) or path.suffix.lower() == ".npz":
+        return f"{torn}; {convert(path, name)}"
+    source, made = shlex.quote(str(path)), default_path(name)
+    return f"{torn}; convert it with {PREPARE} {name} --source {source}, and give --data.path {made}"
+
+
+class Reader:
+    """The open HDF5 file of a data set, whose faults are told with the command that mends them.
+
+    Args:
+        path, file: the same file.
+        name: of the set that it should be, or None.
+    """
+
+    def __init__(self, path, file, name):
+        self._path, self._file = path, file
+        found = file.attrs.get("name")
+        found = found if isinstance(found, str) else None
+        # prepare alone writes it
+        prepared = "checksum" in file.attrs
+        self._again = anew(found or name or "NAME", path) if prepared else convert(path, found, name)
+
+    def read(self, preprocessing):
+        """The DataSet. Raises BadInput."""
+        name, classes = self._attributes()
+        if name in SOURCES and classes != SOURCES[name][1]:
+            raise self._bad(f"{name} has {SOURCES[name][1]} classes, not {classes}")
+        parts = [self._part(group, int(classes)) for group in ("train", "test")]
+        (train, labels), (test, _) = parts
+        if train.shape[1:] != test.shape[1:]:
+            raise self._bad(f"images of train {train.shape[1:]} and test {test.shape[1:]} differ")
+        if classes > len(labels):
+            raise self._bad(f"{len(labels)} training images cannot be of {classes} classes")
+        preprocess = Preprocessing(preprocessing, self._file, self._again)
+        stands_for = checksum_of([name, classes, self._file.attrs.get("checksum")], parts)
+        return DataSet(name, int(classes), *(Part(*part, preprocess) for part in parts), stands_for)
+
+    def _bad(self, what):
+        return BadInput(f"{self._path}: {what}; {self._again}")
+
+    def _attributes(self):
+        for name in ("name", "classes"):
+            if name not in self._file.attrs:
+                raise self._bad(f"attribute {name!r} is missing")
+        name, classes = self._file.attrs["name"], self._file.attrs["classes"]
+        if not isinstance(name, str):
+            raise self._bad("attribute 'name' must be a text")
+        if not isinstance(classes, np.integer) or classes < 1:
+            raise self._bad("attribute 'classes' must be a positive integer")
+        return name, classes
+
+    def _dataset(self, name):
+        """The data set `name`, of which all lies in this file."""
+        file, group = self._file, name.rpartition("/")[0]
+        links = [file.get(part, getlink=True) for part in (group, name) if isinstance(file.get(group), h5py.Group)]
+        found = file.get(name)
+        if not isinstance(found, h5py.Dataset):
+            raise self._bad(f"data set {name!r} is missing")
+        if not all(isinstance(link, h5py.HardLink) for link in links) or found.external or found.is_virtual:
+            raise self._bad(f"{name} lies elsewhere, and must be in this file")
+        return found
+
+    def _part(self, group, classes):
+        """Images, memory-mapped, and labels of one part."""
+        images, labels = (self._dataset(f"{group}/{name}") for name in ("images", "labels"))
+        self._check_images(f"{group}/images", images)
+        offset, size = images.id.get_offset(), math.prod(images.shape)
+        if size == 0:
+            raise self._bad(f"{group}/images of shape {images.shape} holds no image")
+        if offset is None or offset + size > os.path.getsize(self._path):
+            raise self._bad(f"{group}/images is truncated")
+        # before they are read: a damaged file may claim more of them than the memory holds
+        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            raise self._bad(f"{group}/labels must be int64 {images.shape[:1]}; it is {labels.dtype} {labels.shape}")
+        labels = labels[...]
+        if labels.min() < 0 or labels.max() >= classes:
+            reach = f"{group}/labels reach from {labels.min()} to {labels.max()}"
+            raise self._bad(f"{reach}; {classes} classes allow 0 to {classes - 1}")
+        return np.memmap(self._path, np.uint8, "r", offset, images.shape), labels
+
+    def _check_images(self, what, images):
+        """Raises BadInput where they are not uint8, N x C x H x W, in one piece."""
+        shape = images.shape or ()
+        stored = ", ".join(word for word in ("chunked" if images.chunks else "", images.compression or "") if word)
+        if images.dtype != np.uint8 or len(shape) != 4 or stored:
+            stored += " " if stored else ""
+            raise self._bad(f"{what} must be uint8, {LAYOUT}, contiguous; it is {stored}{images.dtype} {images.shape}")
+        # of no file but prepare's, where the user was asked
+        if self._file.attrs.get("layout") != LAYOUT and channel_axis(shape) != 1:
+            which = "N x H x W x C" if channel_axis(shape) else "of channels that cannot be told from height and width"
+            raise self._bad(f"{what} must be uint8, {LAYOUT}, contiguous; it is {shape}, {which}")

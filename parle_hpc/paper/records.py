@@ -147,7 +147,7 @@ class Group:
         """The network and its data, e.g. LeNet on MNIST."""
         data = self.settings.data
         part = f" (first {data.samples:,} images)" if data.samples else ""
-        return f"{network_name(self.settings.model)} on {DATA_NAMES[data.name]}{part}"
+        return f"{network_name(self.settings.model)} on {DATA_NAMES.get(data.name, data.name)}{part}"
 
     @property
     def steps(self):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..data.store import default_path, open_dataset
+from ..data.advice import default_path
+from ..data.store import open_dataset
 from ..errors import BadInput
 from ..settings import load
 from .network import first_line, network

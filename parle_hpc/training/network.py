@@ -37,10 +37,22 @@ def network(settings, data):
             model.eval()(torch.zeros(1, *shape))
     except RuntimeError as error:
         size = " x ".join(map(str, shape))
+        others = " or ".join(name for name in models.MODELS if takes(name, shape))
         raise BadInput(
-            f"--model.name {settings.model.name} does not take {data.name}'s images, {size} ({first_line(error)})"
+            f"--model.name {settings.model.name} does not take {data.name}'s images, {size} ({first_line(error)}); "
+            f"{f'take {others}' if others else 'bring the images to another size'}"
         ) from None
     return model
+
+
+def takes(name, shape):
+    """Whether a network, with its usual options, takes images of a shape (C, H, W)."""
+    try:
+        with torch.device("meta"):
+            models.build(name, in_channels=shape[0]).eval()(torch.zeros(1, *shape))
+    except RuntimeError:
+        return False
+    return True
 
 
 def build_model(settings, data, share):

@@ -25,10 +25,11 @@ from ..cluster.agreement import by_first, from_all
 from ..cluster.signals import Preemption
 from ..cluster.topology import Topology
 from ..cluster.waiting import Watchdog
+from ..data.advice import default_path
 from ..data.loader import Loader
 from ..data.prepare import prepare
 from ..data.split import MiniBatches, seen_by
-from ..data.store import default_path, open_dataset
+from ..data.store import open_dataset
 from ..errors import BadInput
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
 from . import folder

@@ -6,9 +6,10 @@ import pytest
 import torch
 from helpers import raw
 
+from parle_hpc.data.advice import default_path
 from parle_hpc.data.augment import PAD, augment
 from parle_hpc.data.preprocess import GCN_SCALE, ZCA_EPS, Preprocessing, contrast_normalised
-from parle_hpc.data.store import default_path, open_dataset
+from parle_hpc.data.store import open_dataset
 from parle_hpc.errors import BadInput
 
 
@@ -94,7 +95,7 @@ def test_each_kind_on_real_bytes(cifar10):
 
 
 def test_a_file_that_was_prepared_without_zca_says_so(digits):
-    with pytest.raises(BadInput, match=r"digits.h5: holds nothing for --data.preprocessing zca; take another"):
+    with pytest.raises(BadInput, match=r"digits.h5: holds nothing for --data.preprocessing zca; take none"):
         open_dataset(digits, preprocessing="zca")
 
 

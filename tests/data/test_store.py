@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -145,7 +147,7 @@ def set_label(value):
         (set_label(10), ["test/labels", "10", "0 to 9"]),
         (set_label(-1), ["test/labels", "-1"]),
         (put("train/images", np.zeros((1437, 28, 28), np.uint8)), ["train/images", "N x C x H x W"]),
-        (put("train/images", np.zeros((1437, 1, 28, 28), np.uint8), chunks=True), ["contiguous"]),
+        (put("train/images", np.zeros((1437, 1, 28, 28), np.uint8), chunks=True), ["contiguous", "it is chunked"]),
         (put("train/labels", np.zeros(5, np.int64)), ["train/labels", "(5,)"]),
         (put("test/images", np.zeros((360, 1, 8, 8), np.uint8)), ["differ"]),
     ],
@@ -189,10 +191,175 @@ def test_the_output_must_be_a_file(tmp_path):
 
 
 def test_a_file_of_another_data_set_is_refused(digits):
-    with pytest.raises(BadInput, match=r"digits.h5 holds digits, not mnist; give --data.name digits, or"):
-        open_dataset(digits, "mnist")
-    # a set of the user's own may have any name
-    assert open_dataset(digits, "mine").name == "digits"
+    for name in ("mnist", "mine"):
+        with pytest.raises(BadInput, match=f"digits.h5 holds digits, not {name}; give --data.name digits, or"):
+            open_dataset(digits, name)
+
+
+def by_hand(path, images=None, labels=None, **options):
+    """A file in the trainer's format that its user wrote, but for what is said; the images it stands for."""
+    right = raw.images(20, 0, 3, 12)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(name="cells", classes=5)
+        for part in ("train", "test"):
+            file.create_dataset(f"{part}/images", data=right if images is None else images(right), **options)
+            file[f"{part}/labels"] = np.arange(20) % 5 if labels is None else labels(np.arange(20) % 5)
+    return right
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1))}, ["N x C x H x W", "(20, 12, 12, 3)"]),
+        ({"images": lambda x: x[:, 0]}, ["N x C x H x W", "(20, 12, 12)"]),
+        ({"chunks": True}, ["it is chunked uint8 (20, 3, 12, 12)"]),
+        ({"chunks": True, "compression": "gzip"}, ["it is chunked, gzip uint8 (20, 3, 12, 12)"]),
+        ({"images": lambda x: x.astype(np.float32) / 255}, ["float32"]),
+        ({"images": lambda x: x.astype(np.int64)}, ["int64"]),
+        ({"labels": lambda y: y.astype(np.int32)}, ["train/labels must be int64", "int32"]),
+        ({"labels": lambda y: y[:, None]}, ["train/labels must be int64", "(20, 1)"]),
+        ({"labels": lambda y: y + 1}, ["labels reach from 1 to 5"]),
+    ],
+)
+def test_a_file_written_by_hand_is_right_or_told_the_command_that_makes_it_right(tmp_path, monkeypatch, change, words):
+    monkeypatch.chdir(tmp_path)
+    right = by_hand("my cells.h5", **change)
+    for name in ("cells", "digits"):
+        with pytest.raises(BadInput) as error:
+            open_dataset("my cells.h5", name)
+        assert all(word in str(error.value) for word in words), error.value
+        command = "python -m parle_hpc.data.prepare cells --source 'my cells.h5'"
+        assert str(error.value).endswith(f"; convert it with {command}, and give --data.name cells")
+    data = open_dataset(prepare("cells", "my cells.h5"), "cells")
+    images = data.train.images if data.train.images.shape[1] == 3 else np.repeat(data.train.images, 3, 1)
+    assert np.array_equal(images, right if images.shape[1] == data.train.images.shape[1] else right[:, :1].repeat(3, 1))
+    assert data.train.labels.tolist() == [0, 1, 2, 3, 4] * 4
+
+
+def test_a_file_written_by_hand_that_is_right_is_taken(tmp_path):
+    right = by_hand(tmp_path / "cells.h5")
+    data = open_dataset(tmp_path / "cells.h5", "cells")
+    assert (data.name, data.classes) == ("cells", 5)
+    assert np.array_equal(data.test.images, right)
+
+
+@pytest.mark.parametrize("channels", [2, 12])
+def test_channels_that_cannot_be_told_are_taken_from_prepare_alone(tmp_path, channels):
+    """A file of 12 bands is right after prepare, where it was asked, and refused before it."""
+    by_hand(tmp_path / "bands.h5", lambda images: images[:, :1].repeat(channels, 1))
+    with pytest.raises(BadInput, match=r"N x C x H x W.*channels.*convert it"):
+        open_dataset(tmp_path / "bands.h5", "cells")
+    path = prepare("cells", tmp_path / "bands.h5", tmp_path / "cells.h5", "first")
+    assert open_dataset(path, "cells").train.images.shape == (20, channels, 12, 12)
+
+
+def test_advice_knows_the_set_and_never_writes_over_what_the_user_has(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    by_hand("data/cells.h5", lambda x: x.astype(np.int64))
+    with h5py.File("bare.h5", "w") as file:
+        file["x_train"] = np.zeros(3)
+    np.savez("photos.npz", x_train=np.zeros(3))
+    (tmp_path / "torn.h5").write_bytes(digits.read_bytes()[:300_000])
+    (tmp_path / "cifar-10.tar.gz").write_bytes(b"\x1f\x8bxxxx")
+    (tmp_path / "empty.h5").touch()
+    anew = "prepare it anew with python -m parle_hpc.data.prepare"
+    convert = "convert it with python -m parle_hpc.data.prepare"
+    for path, name, words in (
+        ("data/cells.h5", "cells", f"{convert} cells --source data/cells.h5 --out data/cells-prepared.h5, and give "),
+        ("bare.h5", "digits", f"bare.h5: attribute 'name' is missing; {convert} bare --source bare.h5, and give --da"),
+        ("bare.h5", "cells", f"{convert} cells --source bare.h5, and give --data.name cells"),
+        ("photos.npz", "digits", f"{convert} photos --source photos.npz, and give --data.name photos"),
+        (
+            "cifar-10.tar.gz",
+            "cifar10",
+            f"{convert} cifar10 --source cifar-10.tar.gz, and give --data.path data/cifar10.h5",
+        ),
+        ("cifar-10.tar.gz", "digits", f"{convert} mine --source cifar-10.tar.gz"),
+        ("cifar-10.tar.gz", "cells", f"{convert} cells --source cifar-10.tar.gz, and give --data.name cells"),
+        ("empty.h5", "mnist", f"{anew} mnist --out empty.h5"),
+        ("torn.h5", "mnist", f"{anew} mnist --out torn.h5"),
+        ("torn.h5", "cells", f"{anew} cells --source FILE --out torn.h5"),
+        ("no.h5", "mnist", "no.h5: no such data file; make it with python -m parle_hpc.data.prepare mnist --out no.h5"),
+        ("no.h5", "cells", "make it from your own with python -m parle_hpc.data.prepare cells --source FILE --out no"),
+        ("data", "cells", "data: is a folder; give --data.path data/cells.h5"),
+        ("data", "mnist", "give --data.path data/mnist.h5, made with python -m parle_hpc.data.prepare mnist --out dat"),
+        ("no.h5", "cifar_10", "did you mean cifar10?"),
+        ("data/no.h5", "cells", "data/no.h5: no such data file; make it from your own"),
+        ("data/cell.h5", "cell", "did you mean cells? else make it from your own"),
+        ("no.h5", "minst", "did you mean mnist?"),
+        ("no.h5", "CIFAR-100", "did you mean cifar100?"),
+    ):
+        with pytest.raises(BadInput) as error:
+            open_dataset(path, name)
+        assert words in str(error.value), error.value
+    path = damaged(digits, tmp_path, attribute("classes", 0))
+    with pytest.raises(BadInput, match=f"{anew} digits --out {path}"):
+        open_dataset(path, "digits")
+
+
+def test_a_file_that_cannot_be_read_is_not_called_torn(tmp_path, monkeypatch):
+    (tmp_path / "a.h5").write_bytes(b"junk")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(h5py, "File", denied)
+    monkeypatch.setattr("pathlib.Path.open", denied)
+    with pytest.raises(BadInput, match=r"a.h5 cannot be read \(Permission denied\)$"):
+        open_dataset(tmp_path / "a.h5", "cells")
+
+
+def test_no_lock_is_asked_for_of_a_file_system(digits, tmp_path):
+    """Shared ones have none (errno 11, 37, 38); whoever imports HDF5 first."""
+    np.savez(tmp_path / "a.npz", x_train=digits_like(20), y_train=np.arange(20), x_test=digits_like(9), y_test=range(9))
+    program = f"""
+import fcntl
+import h5py
+from parle_hpc.data.prepare import prepare
+from parle_hpc.data.store import open_dataset
+prepare("cells", {str(tmp_path / "a.npz")!r}, {str(tmp_path / "a.h5")!r})
+for name, path in (("digits", {str(digits)!r}), ("cells", {str(tmp_path / "a.h5")!r})):
+    file = open(path, "rb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    open_dataset(path, name)
+prepare("again", {str(tmp_path / "a.h5")!r}, {str(tmp_path / "b.h5")!r})
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "HDF5_USE_FILE_LOCKING"}
+    for asks, words in (({}, ""), ({"HDF5_USE_FILE_LOCKING": "TRUE"}, "export HDF5_USE_FILE_LOCKING=FALSE")):
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**environment, **asks})
+        assert done.returncode == (1 if asks else 0), done.stderr
+        assert words in done.stderr
+
+
+def digits_like(count):
+    return raw.images(count, 0, 1, 28)
+
+
+def test_a_prepared_set_of_ones_own_that_was_damaged(tmp_path):
+    by_hand(tmp_path / "a.h5")
+    path = prepare("cells", tmp_path / "a.h5", tmp_path / "cells.h5")
+    with h5py.File(path, "r+") as file:
+        attribute("classes", 3)(file)
+    with pytest.raises(BadInput, match=f"anew with python -m parle_hpc.data.prepare cells --source FILE --out {path}"):
+        open_dataset(path, "cells")
+
+
+@pytest.mark.parametrize("kind", ["zca", "standardize"])
+def test_what_a_set_of_ones_own_has_of_preprocessing(tmp_path, kind):
+    by_hand(tmp_path / "a.h5")
+    path = prepare("cells", tmp_path / "a.h5", tmp_path / "cells.h5")
+    if kind == "standardize":
+        assert abs(open_dataset(path, "cells", kind).train.batch(np.arange(20), torch.device("cpu"))[0].mean()) < 1e-5
+        with pytest.raises(BadInput, match=r"nothing for --data.preprocessing standardize; .*convert it"):
+            open_dataset(tmp_path / "a.h5", "cells", kind)
+    else:
+        with pytest.raises(
+            BadInput, match=r"zca; take none, standardize or gcn: .* cifar10 and cifar100 alone"
+        ) as error:
+            open_dataset(path, "cells", kind)
+        assert "prepare it anew" not in str(error.value)
 
 
 def test_the_first_samples_alone(digits):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tomlkit
 from faults import fuzz_files as files
-from faults.fuzz_sources import damaged_source
+from faults.fuzz_sources import damaged_source, own_source
 from hypothesis import strategies as st
 
 from parle_hpc.settings import ALGORITHMS, option_names
@@ -127,7 +127,7 @@ def recipes(draw):
 
 OPTIONS = {
     "train": [f"--{name}" for name in NAMES],
-    "data.prepare": ["--source", "--out"],
+    "data.prepare": ["--source", "--out", "--channels"],
     "evaluate": [],
     "report": ["--out"],
     "analysis": ["--out", "--replicas"],
@@ -231,6 +231,16 @@ def raw_files(draw, name):
     return Case("parle_hpc.data.prepare", [name, "--source", source, "--out", "out/data.h5"], given, names, begun)
 
 
+@st.composite
+def own_files(draw):
+    """A data set of the user's own, for prepare."""
+    given = draw(own_source())
+    source = draw(st.sampled_from(["raw", *given]))
+    arguments = ["mine", "--source", source, "--out", "out/data.h5"]
+    arguments += draw(st.sampled_from([[], [], ["--channels", "first"], ["--channels", "last"]]))
+    return Case("parle_hpc.data.prepare", arguments, given, ["--source"])
+
+
 KINDS = {
     "settings file": recipes(),
     "command line": command_lines(),
@@ -239,4 +249,5 @@ KINDS = {
     "IDX": raw_files("mnist"),
     "CIFAR": raw_files("cifar10") | raw_files("cifar100"),
     "SVHN": raw_files("svhn"),
+    "own data": own_files(),
 }

@@ -72,6 +72,14 @@ def virtual(name, dtype, shape):
     return change
 
 
+def both(*changes):
+    def change(file):
+        for each in changes:
+            each(file)
+
+    return change
+
+
 IMAGES, LABELS = np.zeros((12, 1, 28, 28), np.uint8), np.zeros(12, np.int64)
 CHANGES = [
     *(forget(name) for name in ("train", "test", "train/images", "test/labels", "name", "classes", "mean", "std")),
@@ -81,6 +89,10 @@ CHANGES = [
     *(put("train/images", IMAGES.astype(dtype)) for dtype in ("int8", "float32", "uint16", "S1")),
     *(put("test/images", np.zeros((6, *shape), np.uint8)) for shape in ((3, 28, 28), (1, 8, 8))),
     put("train/images", IMAGES, chunks=True, compression="gzip"),
+    *(put("train/images", np.zeros((12, *shape), np.uint8)) for shape in ((28, 28, 1), (28, 28, 3), (2, 28, 28))),
+    both(forget("checksum"), put("train/images", IMAGES, chunks=True)),
+    both(forget("checksum"), put("train/images", np.zeros((12, 28, 28, 1), np.uint8))),
+    both(forget("checksum"), attribute("name", "../mine"), put("train/labels", LABELS.astype("int32"))),
     put("train/images", h5py.Empty("u1")),
     *(put("train/labels", LABELS + value) for value in (-1, 10, 2**62)),
     *(put("train/labels", LABELS.astype(dtype)) for dtype in ("int32", "float64", "uint64", ">i8", "S3")),

@@ -1,16 +1,21 @@
 """The published raw files of the data sets, small, and strategies that damage them, as fuzz_files does."""
 
+import bz2
 import functools
 import gzip
 import io
+import lzma
 import pickle
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 from faults.fuzz_files import MALICE, Malice, damaged, data_set
 from helpers import raw
+from helpers.damage import claim, external, link
 from helpers.idx import idx
 from hypothesis import strategies as st
 from scipy.io import savemat
@@ -130,6 +135,18 @@ def bombs(name):
     ]
 
 
+PACKED = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+
+
+def zipped(members):
+    """The bytes of a .zip of (name, content)."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(f"folder/{name}", content)
+    return stream.getvalue()
+
+
 @st.composite
 def damaged_source(draw, name):
     """A data set's raw files, by path, in a folder or an archive, of which one is damaged."""
@@ -143,12 +160,131 @@ def damaged_source(draw, name):
         choices += [damaged_matlab()] * 2
     files[path] = draw(st.one_of(choices) | st.sampled_from([None, b""]))
     if name == "mnist" and files[path] is not None and draw(st.booleans()):
-        packed = gzip.compress(files.pop(path))
-        files[f"{path}.gz"] = draw(st.just(packed) | damaged(packed) | st.sampled_from(bombs(path)[:1]))
+        suffix = draw(st.sampled_from(sorted(PACKED)))
+        packed = PACKED[suffix](files.pop(path))
+        files[path + suffix] = draw(st.just(packed) | damaged(packed) | st.sampled_from(bombs(path)[:1]))
+    if name == "mnist" and draw(st.booleans()):
+        rename = draw(st.sampled_from([("-idx", ".idx"), ("raw/", "raw/MNIST/raw/"), ("ubyte", "ubyte (1)")]))
+        files = {path.replace(*rename): content for path, content in files.items()}
     if name.startswith("cifar") and files[path] is not None and draw(st.booleans()):
         members = [(path.rpartition("/")[2], content) for path, content in files.items()]
-        packed = archived(members, draw(st.sampled_from(["w:gz", "w"])))
+        suffix = draw(st.sampled_from(["tar.gz", "tar.xz", "tar.bz2", "tar", "zip"]))
+        pack = "w:" + suffix.removeprefix("tar").removeprefix(".")
+        packed = zipped(members) if suffix == "zip" else archived(members, pack)
         odd = [linked(tarfile.SYMTYPE, "/etc/passwd", members[0][0]), linked(tarfile.FIFOTYPE, "", members[0][0])]
         packed = draw(st.just(packed) | damaged(packed) | st.sampled_from([*bombs(members[0][0]), *odd]))
-        return {f"raw/cifar-{name[5:]}-{version}.tar.gz": packed}
+        return {f"raw/cifar-{name[5:]}-{version}.{suffix}": packed}
     return files
+
+
+# a data set of the user's own
+
+OWN_NAMES = [
+    "{part}_{kind}",
+    "{part}/{kind}",
+    "{kind}_{part}",
+    "{part}{kind}",
+    "{kind}",
+    "{part}_set_{kind}",
+    "a/{part}",
+]
+OWN_KINDS = [("images", "labels"), ("x", "y"), ("X", "Y"), ("data", "target"), ("images", "images")]
+
+
+@st.composite
+def own_arrays(draw):
+    """Arrays of a data set by name, with one thing or two that may be wrong."""
+    form, kinds = draw(st.sampled_from(OWN_NAMES)), draw(st.sampled_from(OWN_KINDS))
+    shapes = [(), (3,), (1,), (4,), (13,), (2, 2)]
+    channels, last = draw(st.sampled_from(shapes)), draw(st.booleans())
+    arrays = {}
+    for i, (part, count) in enumerate((("train", 6), (draw(st.sampled_from(["test", "val", "more", "Train"])), 4))):
+        images = np.random.default_rng(i).integers(0, 256, (count, *channels, 9, 10), np.uint8)
+        pair = [np.moveaxis(images, 1, -1) if last and channels else images, np.arange(count) % 2]
+        which = draw(st.sampled_from([0, 1, None, None]))
+        if which is not None:
+            pair[which] = draw(st.sampled_from(ODD_IMAGES if which == 0 else ODD_LABELS))(pair[which])
+        arrays.update({form.format(part=part, kind=kind): array for kind, array in zip(kinds, pair, strict=True)})
+    return arrays
+
+
+ODD_IMAGES = [
+    *(lambda x, dtype=dtype: x.astype(dtype) for dtype in ("int8", "u2", ">i4", "f2", "f4", "f8", "c8", "bool", "S3")),
+    *(lambda x, by=by: x / by for by in (255, np.float32(255), 256, 128, 0.5, -1.0)),
+    *(lambda x, at=at: x[:at] for at in (0, 1, 3, -1)),
+    *(lambda x, value=value: np.full(x.shape, value) for value in (0, 1, 255, 256, -1, np.nan, np.inf, 1e308, 0.5)),
+    lambda x: x.reshape(len(x), -1),
+    lambda x: x[:, :1],
+    lambda x: x.T,
+    lambda x: np.zeros(()),
+    lambda x: x.astype(object),
+    lambda x: np.zeros(len(x), [("a", "u1"), ("b", "f4")]),
+]
+ODD_LABELS = [
+    *(
+        lambda y, dtype=dtype: y.astype(dtype)
+        for dtype in ("u1", ">i2", "f4", "f8", "bool", "S3", "U3", "c16", "M8[s]")
+    ),
+    *(lambda y, value=value: y + value for value in (-1, 1, 2, 10**6, 2.0**62, 0.5, np.nan, np.inf)),
+    *(lambda y, at=at: y[:at] for at in (0, 1, -1)),
+    lambda y: y[:, None],
+    lambda y: y[None],
+    lambda y: np.eye(2)[y],
+    lambda y: np.ones((len(y), 2)),
+    lambda y: y * 0,
+    lambda y: y.astype(object),
+    lambda y: np.array("text"),
+]
+
+
+@st.composite
+def own_source(draw):
+    """Files of a data set of the user's own, by path, as HDF5, .npz, .npy or .mat, whole or damaged."""
+    arrays = draw(own_arrays())
+    kind = draw(st.sampled_from(["h5", "h5", "npz", "npz", "npy", "mat", "txt"]))
+    files = {f"raw/mine.{kind}": b"1,2,3\n"}
+    if kind == "h5":
+        stream, options = io.BytesIO(), draw(st.sampled_from([{}, {"chunks": True, "compression": "gzip"}]))
+        with h5py.File(stream, "w") as file:
+            for name, array in arrays.items():
+                if array.dtype.kind not in "UOM":
+                    file.create_dataset(name, data=array, **(options if array.size and array.ndim else {}))
+            draw(st.sampled_from([lambda file: None, *OWN_CHANGES]))(file)
+        files = {"raw/mine.h5": stream.getvalue()}
+    elif kind == "npz":
+        stream = io.BytesIO()
+        draw(st.sampled_from([np.savez, np.savez_compressed]))(stream, **arrays)
+        files = {"raw/mine.npz": stream.getvalue()}
+    elif kind == "npy":
+        files = {}
+        for name, array in arrays.items():
+            stream = io.BytesIO()
+            np.save(stream, array)
+            files[f"raw/{name.replace('/', '_')}.npy"] = stream.getvalue()
+    elif kind == "mat":
+        stream = io.BytesIO()
+        right = {
+            name.replace("/", "_").lstrip("_"): array for name, array in arrays.items() if array.dtype.kind in "iuf"
+        }
+        savemat(stream, right)
+        files = {"raw/mine.mat": stream.getvalue()}
+    path = draw(st.sampled_from(sorted(files)))
+    files[path] = draw(st.just(files[path]) | st.just(files[path]) | damaged(files[path]))
+    return files
+
+
+def matlabs(file):
+    for name in ("train_images", "train_labels", "x_train"):
+        if name in file:
+            file[name].attrs["MATLAB_class"] = "uint8"
+
+
+OWN_CHANGES = [
+    claim("train_images", "u1", (10**12, 3, 9, 10), chunks=(10, 3, 9, 10)),
+    claim("train/images", "u1", (6, 3, 9, 10)),
+    claim("x_train", "f8", (10**7, 10**7), chunks=(10, 10)),
+    external("train_labels", "i8", (6,)),
+    link("train/labels", h5py.ExternalLink("/etc/passwd", "x")),
+    link("test/images", h5py.SoftLink("/test/images")),
+    matlabs,
+]

@@ -33,7 +33,7 @@ def forget(name):
 
 def link(name, target):
     def change(file):
-        del file[name]
+        file.pop(name, None)
         file[name] = target
 
     return change
@@ -43,7 +43,7 @@ def external(name, dtype, shape):
     """Data that lie in another file of the machine."""
 
     def change(file):
-        del file[name]
+        file.pop(name, None)
         file.create_dataset(name, shape, dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
 
     return change
@@ -53,7 +53,7 @@ def claim(name, dtype, shape, **options):
     """Far more than the file holds."""
 
     def change(file):
-        del file[name]
+        file.pop(name, None)
         file.create_dataset(name, shape, dtype, **options)
 
     return change

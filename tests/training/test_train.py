@@ -42,7 +42,11 @@ WRONG = {
     "data-parallel": (("--algorithm.name", "sgd", "--replicas", "2"), ("sgd is data-parallel",)),
     "workers": (("--algorithm.name", "elastic_sgd", "--algorithm.inside", "workers"), ("inside workers", "parle")),
     "BatchNorm": (("--data.batch_size", "2"), ("--data.batch_size 2", "BatchNorm", "at least 4")),
-    "small": (("--data.path", "{folder}/small.h5"), ("--model.name lenet", "1 x 8 x 8")),
+    "small": (
+        ("--data.path", "{folder}/small.h5", "--data.name", "small"),
+        ("--model.name lenet", "1 x 8 x 8", "take wrn"),
+    ),
+    "another": (("--data.path", "{folder}/small.h5"), ("small.h5 holds small, not digits; give --data.name small",)),
     "torn": (("--data.path", "{folder}/torn.h5"), ("torn.h5 is not a complete HDF5 file",)),
     "out": (("--out", "{folder}/torn.h5/run"), ("--out", "cannot be written")),
     "cuda": (("--run.device", "cuda"), ("--run.device cuda",)),
