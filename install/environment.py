@@ -171,7 +171,7 @@ def check_index(python):
     with tempfile.TemporaryDirectory() as folder:
         what = "no package can be had; do this where there is a network (a login node), or name a way: https_proxy, "
         what += "PIP_INDEX_URL, or PIP_NO_INDEX=1 and PIP_FIND_LINKS=FOLDER with wheels"
-        options = ["-q", "--no-deps", "--retries", "0", "--timeout", "15", "-d", folder]
+        options = ["-q", "--no-deps", "--retries", "1", "--timeout", "10", "-d", folder]
         machine.run_pip(python, what, "download", *options, "packaging")
 
 
