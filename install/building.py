@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from machine import first_error, pip, room, run_pip, said, stop
+from machine import first_error, pip, room, run_pip, said, starts, stop
 
 VERSION = "0.28.1"
 SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
@@ -168,15 +168,7 @@ def unfit(place):
     """Why nothing can be built in a folder, or None."""
     if ODD.search(str(place)):
         return "its name has a character that CMake does not take"
-    try:
-        with tempfile.TemporaryDirectory(dir=place) as folder:
-            script = Path(folder, "script")
-            script.write_text("#!/bin/sh\n")
-            script.chmod(0o700)
-            subprocess.run([str(script)], check=True)
-        return room(place, ROOM)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return getattr(error, "strerror", None) or "programs do not start there"
+    return starts(place) or room(place, ROOM)
 
 
 def work_folder(cache):

@@ -71,6 +71,9 @@ def check_folder(folder):
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         stop(f"{folder} cannot be written ({error.strerror}); {ELSEWHERE}")
+    reason = machine.starts(folder)
+    if reason:
+        stop(f"{folder}: {reason}; {ELSEWHERE}")
     ours = ("pyvenv.cfg", "ready", "unfinished")
     others = [path.name for path in folder.iterdir() if not path.name.startswith("claim-")]
     if others and not any(name in ours for name in others):

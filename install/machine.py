@@ -25,8 +25,6 @@ OF_COMPILERS = ["CXX", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CPATH", "CPLUS_INCLUD
 OF_COMPILERS += ["COMPILER_PATH", "GCC_EXEC_PREFIX", "OMPI_CXX", "OMPI_CXXFLAGS", "OMPI_LDFLAGS", "OPAL_PREFIX"]
 OF_COMPILERS += ["MPICH_CXX", "I_MPI_CXX"]
 PROXIES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
-# python -m pip would import what lies in the present folder
-PIP = 'import runpy, sys; sys.path[:] = [p for p in sys.path if p]; runpy.run_module("pip", None, "__main__", True)'
 
 
 def stop(message):
@@ -74,7 +72,7 @@ def said(*names):
 
 def pip(python, *arguments):
     """The command that is `python -m pip arguments`."""
-    return [str(python), "-c", PIP, *map(str, arguments)]
+    return [str(python), "-m", "pip", *map(str, arguments)]
 
 
 def fails(command):
@@ -176,6 +174,18 @@ def check_compilers(folder, standard="17"):
             f"or name a compiler that is there: OMPI_CXX=g++ (Open MPI), MPICH_CXX=g++ (MPICH){said(*OF_COMPILERS)}"
         )
     return library
+
+
+def starts(folder):
+    """Why a program that lies in this folder does not start, or None."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as inside:
+            script = Path(inside, "script")
+            script.write_text("#!/bin/sh\n")
+            script.chmod(0o700)
+            return "no program starts there; is it mounted noexec?" if fails([script]) else None
+    except OSError as error:
+        return error.strerror
 
 
 def room(folder, size):

@@ -203,6 +203,21 @@ def test_a_folder_that_cannot_be_the_environment_is_named(tmp_path, wheels):
     assert (folder / "data" / "results.h5").exists()
 
 
+def test_a_file_system_from_which_no_program_starts_is_named(tmp_path, wheels):
+    folder = clone(tmp_path / "clone")
+    (folder / ".venv").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m,noexec", "tmpfs", str(folder / ".venv")]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("root mounts file systems")
+    try:
+        result = environment_script(folder, shell(wheels))
+    finally:
+        subprocess.run(["umount", folder / ".venv"], check=True)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert f"{folder}/.venv: no program starts there; is it mounted noexec?; another folder: make VENV=" in line
+
+
 @pytest.fixture(scope="module")
 def started(tmp_path_factory, wheels):
     """A clone whose environment has pip, and nothing else."""

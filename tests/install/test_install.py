@@ -200,6 +200,9 @@ def test_an_environment_with_odd_characters_is_built_for_through_a_link(tmp_path
     assert building.plain(told, tmp_path / "elsewhere") == sys.executable
 
 
+NOEXEC = "no program starts there; is it mounted noexec?"
+
+
 @pytest.fixture
 def mounted(tmp_path):
     """A function that mounts 2 MB of memory with options, and gives the folder."""
@@ -226,7 +229,7 @@ def test_horovod_is_built_where_programs_start_and_there_is_room(tmp_path, mount
     reasons = {
         tmp_path / "missing": "No such file or directory",
         tmp_path / "a space": "its name has a character that CMake does not take",
-        noexec: "Permission denied",
+        noexec: NOEXEC,
     }
     for place, reason in reasons.items():
         assert building.unfit(place) == reason
@@ -239,7 +242,7 @@ def test_horovod_is_built_where_programs_start_and_there_is_room(tmp_path, mount
     with pytest.raises(SystemExit):
         building.work_folder(tmp_path)
     line = capsys.readouterr().err
-    assert f"there is no folder to build Horovod in ({noexec}: Permission denied; /tmp: 1000000.0 GB are needed" in line
+    assert f"there is no folder to build Horovod in ({noexec}: {NOEXEC}; /tmp: 1000000.0 GB are needed" in line
     assert "TMPDIR=FOLDER names one" in line
 
 
@@ -273,6 +276,30 @@ def test_a_wheel_is_another_one_where_the_compilers_are_told_something_else(horo
     monkeypatch.setenv("HOROVOD_NCCL_HOME", "/opt/nccl")
     assert horovod.key_of("2.13.0", None, "mpi") == native
     assert horovod.key_of("2.13.0", "/cuda", "mpi") != native
+
+
+def test_a_wheel_that_was_built_elsewhere_and_does_not_load_is_built_anew(horovod, tmp_path, monkeypatch, capsys):
+    """A home folder that machines with other system libraries share; a second build waits for the first."""
+    done, glibc = [], "/lib64/libc.so.6: version `GLIBC_2.34' not found"
+    monkeypatch.setattr(sys, "argv", ["horovod.py"])
+    monkeypatch.setattr(horovod, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(horovod, "torch_facts", lambda: ("2.13.0", None, "20"))
+    monkeypatch.setattr(horovod, "mpi_facts", lambda: ("mpi", ""))
+    monkeypatch.setattr(horovod.machine, "check_pip", lambda _: None)
+    monkeypatch.setattr(horovod.machine, "forget", lambda *_, **__: None)
+    monkeypatch.setattr(horovod, "run_pip", lambda *_: None)
+    monkeypatch.setattr(horovod, "install", lambda wheel: done.append(f"installed {wheel.name}"))
+    monkeypatch.setattr(
+        horovod, "together", lambda *_: (None, glibc) if len(done) < 2 else (["lib", "MPI", "no"], None)
+    )
+    monkeypatch.setattr(horovod, "build", lambda folder, *_: done.append(f"built into {folder}"))
+    folder = tmp_path / "wheels" / horovod.key_of("2.13.0", None, "mpi")
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "horovod-0.28.1-old.whl", "w") as archive:
+        archive.writestr("x", "x")
+    horovod.main()
+    assert done == ["installed horovod-0.28.1-old.whl", f"built into {folder}"]
+    assert f"does not work here ({glibc}): it is built anew" in capsys.readouterr().out
 
 
 def test_a_torn_wheel_in_the_cache_is_none(horovod, tmp_path):
