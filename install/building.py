@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -135,16 +136,40 @@ def build_environment(tools):
     return environment
 
 
+# what CMake asks a compiler's wrapper, answered with the links' names
+MPICXX = """#!{python}
+import subprocess, sys
+answer = subprocess.run([{mpicxx!r}, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)
+for name, link in {links!r}.items():
+    answer.stdout = answer.stdout.replace(name, link)
+print(answer.stdout, end="")
+sys.exit(answer.returncode)
+"""
+
+
 def plain(environment, work):
-    """The Python to build with, by a path that CMake takes: a link, where the environment's own has a space."""
-    if not ODD.search(sys.prefix):
+    """The Python to build with, all by names that CMake takes: links where this environment's or MPI's own is odd.
+
+    environment: of the build, which is changed.
+    """
+    mpicxx = Path(shutil.which("mpicxx", path=environment["PATH"]))
+    # a wrapper may know itself by the name without links
+    folders = [Path(sys.prefix), Path(sys.prefix).resolve(), mpicxx.parent.parent, mpicxx.resolve().parent.parent]
+    links = {str(folder): str(work / f"link-{i}") for i, folder in enumerate(folders) if ODD.search(str(folder))}
+    if not links:
         return sys.executable
-    link = work / "environment"
-    link.symlink_to(sys.prefix)
-    for name in ("PATH", "OPAL_PREFIX", "HOROVOD_NCCL_INCLUDE"):
-        if name in environment:
-            environment[name] = environment[name].replace(sys.prefix, str(link))
-    return str(link / "bin" / Path(sys.executable).name)
+    for name, link in links.items():
+        os.symlink(name, link)
+    link = links.get(sys.prefix)
+    python = f"{link}/bin/{Path(sys.executable).name}" if link else sys.executable
+    if link and "HOROVOD_NCCL_INCLUDE" in environment:
+        environment["HOROVOD_NCCL_INCLUDE"] = environment["HOROVOD_NCCL_INCLUDE"].replace(sys.prefix, link)
+    wrapper = work / "bin" / "mpicxx"
+    wrapper.parent.mkdir()
+    wrapper.write_text(MPICXX.format(python=python, mpicxx=str(mpicxx), links=links))
+    wrapper.chmod(0o755)
+    environment["PATH"] = f"{wrapper.parent}{os.pathsep}{environment['PATH']}"
+    return python
 
 
 def cuda_environment(folder, toolkit):

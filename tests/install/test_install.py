@@ -183,21 +183,34 @@ def test_headers_of_another_mpi_and_settings_of_cmake_and_make_do_not_reach_the_
     assert building.jobs() == len(os.sched_getaffinity(0))
 
 
-def test_an_environment_with_odd_characters_is_built_for_through_a_link(tmp_path, monkeypatch):
-    prefix = tmp_path / "a folder (x) $#'" / ".venv"
+def test_an_environment_with_odd_characters_is_built_for_through_links(tmp_path, monkeypatch):
+    """Python's own names, and what CMake hears from the MPI's wrapper, have none of them."""
+    prefix, mpi, work = tmp_path / "a folder (x) $#'" / ".venv", tmp_path / "my mpi", tmp_path / "work"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", prefix], check=True)
-    (tmp_path / "work").mkdir()
-    told = {"PATH": f"{prefix}/bin:/usr/bin", "OPAL_PREFIX": str(prefix), "HOROVOD_NCCL_INCLUDE": f"{prefix}/nccl"}
+    work.mkdir()
+    (mpi / "bin").mkdir(parents=True)
+    for folder, status in ((prefix, 0), (mpi, 3)):
+        wrapper = folder / "bin" / "mpicxx"
+        wrapper.write_text(f'#!/bin/sh\ncat <<"E"\nc++ $* -I{folder}/include\nE\nexit {status}\n')
+        wrapper.chmod(0o755)
     monkeypatch.setattr(sys, "prefix", str(prefix))
     monkeypatch.setattr(sys, "executable", f"{prefix}/bin/python")
-    python = building.plain(told, tmp_path / "work")
-    link = tmp_path / "work" / "environment"
-    assert told == {"PATH": f"{link}/bin:/usr/bin", "OPAL_PREFIX": str(link), "HOROVOD_NCCL_INCLUDE": f"{link}/nccl"}
-    shown = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True)
-    assert shown.stdout == f"{link}\n"
+    for folder, status, link in ((prefix, 0, "link-0"), (mpi, 3, "link-2")):
+        told = {"PATH": f"{folder}/bin:/usr/bin:/bin", "HOROVOD_NCCL_INCLUDE": f"{prefix}/nccl"}
+        python = building.plain(told, work)
+        shown = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True)
+        assert shown.stdout == f"{work}/link-0\n"
+        assert told["HOROVOD_NCCL_INCLUDE"] == f"{work}/link-0/nccl"
+        asked = subprocess.run(["mpicxx", "-show"], env=told, capture_output=True, text=True)
+        assert (asked.stdout, asked.returncode) == (f"c++ $* -I{work}/{link}/include\n", status)
+        assert (work / link).resolve() == folder
+        shutil.rmtree(work)
+        work.mkdir()
     # and as it is where it is plain
-    monkeypatch.setattr(sys, "prefix", "/opt/parle-1.0_x")
-    assert building.plain(told, tmp_path / "elsewhere") == sys.executable
+    monkeypatch.setattr(sys, "prefix", "/usr")
+    (tmp_path / "mpicxx").touch(0o755)
+    assert building.plain({"PATH": str(tmp_path)}, work) == sys.executable
+    assert not list(work.iterdir())
 
 
 NOEXEC = "no program starts there; is it mounted noexec?"
