@@ -155,7 +155,8 @@ def plain(environment, work):
     mpicxx = Path(shutil.which("mpicxx", path=environment["PATH"]))
     # a wrapper may know itself by the name without links
     folders = [Path(sys.prefix), Path(sys.prefix).resolve(), mpicxx.parent.parent, mpicxx.resolve().parent.parent]
-    links = {str(folder): str(work / f"link-{i}") for i, folder in enumerate(folders) if ODD.search(str(folder))}
+    odd = filter(ODD.search, dict.fromkeys(map(str, folders)))
+    links = {name: str(work / f"link-{i}") for i, name in enumerate(odd)}
     if not links:
         return sys.executable
     for name, link in links.items():

@@ -67,7 +67,7 @@ def check_folder(folder):
     if set(str(folder)) & set(':"\\`\n'):
         stop(f'{folder}: a folder with : " \\ or ` in its name cannot be on PATH; {ELSEWHERE}')
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.resolve().mkdir(parents=True, exist_ok=True)  # it may be a link to where there is room
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         stop(f"{folder} cannot be written ({error.strerror}); {ELSEWHERE}")
@@ -116,6 +116,8 @@ def run(folder, what, *command):
     if code >= 0:
         mark.unlink()  # pip puts in order what fails, and not what is killed
     if code:
+        if what == "Horovod" and code > 0:
+            sys.exit(code)  # which has said why
         reason = "the reason stands above" if code > 0 else f"signal {-code} killed it"
         stop(f"{what} failed: {reason}{machine.said('PIP_', *machine.PROXIES)}")
 

@@ -67,7 +67,8 @@ def said(*names):
     found = [
         f"{name}={os.environ[name]}" for name in found if name in names or (beginnings and name.startswith(beginnings))
     ]
-    return f"; set in this shell: {', '.join(found)}" if found else ""
+    # a password may stand in an address
+    return f"; set in this shell: {re.sub('//[^/@ ]*@', '//...@', ', '.join(found))}" if found else ""
 
 
 def pip(python, *arguments):
@@ -88,7 +89,11 @@ def run_pip(python, what, *arguments):
     answer = subprocess.run(pip(python, *arguments), capture_output=True, text=True)
     if answer.returncode:
         log = answer.stdout + answer.stderr
-        advice = "" if not NO_ROOM.search(log) else "; the disk, or your quota, is full"
+        advice = "; the disk, or your quota, is full" if NO_ROOM.search(log) else ""
+        if "externally-managed-environment" in log:
+            advice = (
+                "; this Python is the system's own: python3 -m venv FOLDER, source FOLDER/bin/activate, and once more"
+            )
         stop(f"{what}: {first_error(log)}{advice}{said('PIP_', *PROXIES)}")
 
 

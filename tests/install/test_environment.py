@@ -118,7 +118,9 @@ def test_two_set_ups_at_once_make_one_environment(tmp_path, wheels):
 @pytest.mark.cluster
 def test_what_a_killed_set_up_left_is_made_anew(tmp_path, wheels):
     folder = clone(tmp_path / "clone")
-    (folder / ".venv" / "bin").mkdir(parents=True)
+    # where there is more room
+    (folder / ".venv").symlink_to(tmp_path / "scratch" / "venv")
+    (tmp_path / "scratch" / "venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "pip").write_text("half of a pip")
     (folder / ".venv" / "unfinished").touch()
     # of a process that is no more

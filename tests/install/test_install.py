@@ -195,7 +195,7 @@ def test_an_environment_with_odd_characters_is_built_for_through_links(tmp_path,
         wrapper.chmod(0o755)
     monkeypatch.setattr(sys, "prefix", str(prefix))
     monkeypatch.setattr(sys, "executable", f"{prefix}/bin/python")
-    for folder, status, link in ((prefix, 0, "link-0"), (mpi, 3, "link-2")):
+    for folder, status, link in ((prefix, 0, "link-0"), (mpi, 3, "link-1")):
         told = {"PATH": f"{folder}/bin:/usr/bin:/bin", "HOROVOD_NCCL_INCLUDE": f"{prefix}/nccl"}
         python = building.plain(told, work)
         shown = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True)
@@ -369,6 +369,25 @@ def test_a_failing_build_shows_the_first_error_and_the_log(horovod, tmp_path, mo
     assert f"the build failed: {said}; whole log: {tmp_path}/log; memory ran out: MAKEFLAGS=-j1" in line
     assert "set in this shell: CXXFLAGS=-O3" in line
     assert (tmp_path / "log").read_text() == f"all well\n{said}\n"
+
+
+@pytest.mark.parametrize(
+    ("printed", "advice"),
+    [
+        ("error: externally-managed-environment", "this Python is the system's own: python3 -m venv FOLDER"),
+        ("ERROR: Could not install packages: [Errno 122] Disk quota exceeded: 'x'", "the disk, or your quota, is full"),
+    ],
+)
+def test_what_pip_cannot_do_is_one_line_with_a_remedy(monkeypatch, capsys, printed, advice):
+    monkeypatch.setattr(machine, "pip", lambda *_: ["sh", "-c", f'echo all well; echo "{printed}" >&2; exit 1'])
+    monkeypatch.setenv("PIP_INDEX_URL", "https://me:secret@example.org/simple")
+    with pytest.raises(SystemExit) as end:
+        machine.run_pip(sys.executable, "x could not be installed")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"x could not be installed: {printed}; {advice}" in line
+    # what may be the reason is shown, and no password
+    assert "PIP_INDEX_URL=https://...@example.org/simple" in line
+    assert (end.value.code, "secret" in line) == (2, False)
 
 
 def test_a_foreign_source_archive_is_refused_at_once(tmp_path):
