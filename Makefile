@@ -77,7 +77,7 @@ slurm:
 	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(SLURM_PACKAGES); }
 
 # what was moved or copied to another place does not work there, nor without the Python that it was made with
-ifneq ($(shell test -x $(BIN)/python && cat $(VENV)/ready 2> /dev/null),$(abspath $(VENV)))
+ifneq ($(shell test -x $(BIN)/python && cat $(VENV)/ready 2> /dev/null),$(realpath $(VENV)))
 .PHONY: $(VENV)/ready
 endif
 

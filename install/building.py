@@ -169,6 +169,8 @@ def plain(environment, work):
     wrapper.parent.mkdir()
     wrapper.write_text(MPICXX.format(python=python, mpicxx=str(mpicxx), links=links))
     wrapper.chmod(0o755)
+    # beside which CMake looks for the compiler first
+    wrapper.with_name("mpiexec").symlink_to(mpicxx.with_name("mpiexec"))
     environment["PATH"] = f"{wrapper.parent}{os.pathsep}{environment['PATH']}"
     return python
 

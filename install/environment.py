@@ -67,7 +67,7 @@ def check_folder(folder):
     if set(str(folder)) & set(':"\\`\n'):
         stop(f'{folder}: a folder with : " \\ or ` in its name cannot be on PATH; {ELSEWHERE}')
     try:
-        folder.resolve().mkdir(parents=True, exist_ok=True)  # it may be a link to where there is room
+        folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         stop(f"{folder} cannot be written ({error.strerror}); {ELSEWHERE}")
@@ -225,7 +225,7 @@ def main():
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print(__doc__)
         sys.exit(2)
-    folder = Path(sys.argv[1]).absolute()
+    folder = Path(sys.argv[1]).resolve()
     machine.check_python()
     forget_others(folder)
     check_folder(folder)
