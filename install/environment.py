@@ -119,7 +119,7 @@ def run(folder, what, *command):
         if what == "Horovod" and code > 0:
             sys.exit(code)  # which has said why
         reason = "the reason stands above" if code > 0 else f"signal {-code} killed it"
-        stop(f"{what} failed: {reason}{machine.said('PIP_', *machine.PROXIES)}")
+        stop(f"{what} failed: {reason}{machine.said('PIP_', 'MPI', 'TORCH', *machine.PROXIES)}")
 
 
 def make_venv(folder):

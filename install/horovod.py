@@ -162,7 +162,9 @@ mpi = re.compile(r"libmpi(ch)?(_(cray|gnu|intel|nvidia|amd|pgi)\w*)?\.so[.\d]*")
 loaded = sorted(path for path in loaded if mpi.fullmatch(os.path.basename(path)))
 if len(loaded) != 1:
     sys.exit("mpi4py and Horovod load different MPI libraries: " + " and ".join(loaded or ["none"]))
-print(*loaded, MPI.Get_library_version().split(",")[0].strip(), "yes" if nccl else "no", sep="|")
+# Open MPI's is a line with commas, MPICH's a page
+version = " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
+print(*loaded, version, "yes" if nccl else "no", sep="|")
 """
 
 

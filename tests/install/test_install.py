@@ -71,6 +71,33 @@ def test_two_mpi_libraries_are_found(horovod, monkeypatch, capsys, another_mpi, 
     assert "--no-binary mpi4py" in message
 
 
+@pytest.mark.parametrize(
+    ("version", "brief"),
+    [
+        ("MPICH Version:      4.3.2\nMPICH Release date: Mon Oct  6\nMPICH ABI: 17:2:5\n", "MPICH Version: 4.3.2"),
+        ("Open MPI v5.0.3, package: Open MPI me@there Distribution, ident: 5.0.3\x00", "Open MPI v5.0.3"),
+        ("Intel(R) MPI Library 2021.13 for Linux* OS\n", "Intel(R) MPI Library 2021.13 for Linux* OS"),
+    ],
+)
+def test_each_mpi_says_its_version_in_its_own_way(horovod, monkeypatch, tmp_path, another_mpi, version, brief):
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py" / "__init__.py").write_text("class rc: pass\n")
+    (tmp_path / "mpi4py" / "MPI.py").write_text(f"def Get_library_version(): return {version!r}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert horovod.together(another_mpi) == ([str(another_mpi), brief, "no"], None)
+
+
+def test_a_python_that_is_too_old_or_without_headers_is_named(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(machine.sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(SystemExit):
+        machine.check_python()
+    assert f"Python.h is missing for {sys.executable}" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit):
+        machine.check_python()
+    assert f"{sys.executable} is 3.9.18; try make PYTHON=python3.12" in capsys.readouterr().err
+
+
 def test_nothing_that_the_environment_needs_is_missing():
     """Horovod's own requirements too, which are not asked for when its wheel is installed."""
     result = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
