@@ -16,7 +16,7 @@ from machine import first_error, pip, room, run_pip, said, starts, stop
 VERSION = "0.28.1"
 SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
 BUILD_TOOLS = ["setuptools>=68,<81", "wheel<1", "cmake>=3.18,<4", "packaging"]
-ROOM, MEMORY = 1e9, 1.5e9  # bytes: of a build, and of one compiler that is at work
+ROOM, MEMORY = 1e9, 2e9  # bytes: of a build, and of one compiler that is at work
 # what of Horovod's own variables is the user's to say: the rest is decided here
 OF_NCCL = ["HOROVOD_NCCL_HOME", "HOROVOD_NCCL_INCLUDE", "HOROVOD_NCCL_LIB", "HOROVOD_NCCL_LINK"]
 OF_USERS = [*OF_NCCL, "HOROVOD_BUILD_CUDA_CC_LIST", "HOROVOD_BUILD_ARCH_FLAGS"]
@@ -175,9 +175,20 @@ def plain(environment, work):
     return python
 
 
+def check_nccl():
+    """The NCCL that the shell names, if it names one, is there. Ends with a line where not."""
+    for name, header in (
+        ("HOROVOD_NCCL_HOME", "include/nccl.h"),
+        ("NCCL_HOME", "include/nccl.h"),
+        ("HOROVOD_NCCL_INCLUDE", "nccl.h"),
+    ):
+        if os.environ.get(name) and not Path(os.environ[name], header).exists():
+            stop(f"{name}={os.environ[name]}: no {header} there; unset {name}, and the NCCL that torch brings is taken")
+
+
 def cuda_environment(folder, toolkit):
     """Point the build at the toolkit and at the NCCL that torch itself uses, unless the user names another one."""
-    chosen = {"HOROVOD_GPU_OPERATIONS": "NCCL", "HOROVOD_NCCL_LINK": "SHARED"}
+    chosen = {"HOROVOD_GPU_OPERATIONS": "NCCL", "HOROVOD_NCCL_LINK": os.environ.get("HOROVOD_NCCL_LINK", "SHARED")}
     chosen.update(CUDA_HOME=str(toolkit), CUDAToolkit_ROOT=str(toolkit), CUDACXX=str(toolkit / "bin" / "nvcc"))
     chosen["PATH"] = f"{toolkit / 'bin'}{os.pathsep}{os.environ['PATH']}"
     if any(name in os.environ for name in ("HOROVOD_NCCL_HOME", "HOROVOD_NCCL_LIB", "NCCL_HOME")):

@@ -228,6 +228,8 @@ def install(wheel):
 def build(folder, cache, key, what, *facts):
     """Look whether a build can end well, and do it: the wheel is installed, and kept in the cache if there is one."""
     sdist, cuda, standard, mpi_home = facts
+    if cuda:
+        building.check_nccl()
     with tempfile.TemporaryDirectory() as few_lines:
         check(machine.check_compilers(Path(few_lines), standard))
     logs = cache / "logs" if cache else Path(tempfile.gettempdir())

@@ -188,6 +188,21 @@ def test_what_the_shell_says_of_other_builds_of_horovod_is_not_heeded_and_named(
     )
 
 
+def test_an_nccl_that_is_named_is_there_and_linked_as_the_user_says(tmp_path, monkeypatch, capsys):
+    for name in ("HOROVOD_NCCL_HOME", "NCCL_HOME", "HOROVOD_NCCL_INCLUDE", "HOROVOD_NCCL_LIB"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOROVOD_NCCL_HOME", str(tmp_path))
+    with pytest.raises(SystemExit):
+        building.check_nccl()
+    assert f"HOROVOD_NCCL_HOME={tmp_path}: no include/nccl.h there; unset HOROVOD_NCCL_HOME" in capsys.readouterr().err
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "nccl.h").touch()
+    building.check_nccl()
+    assert building.cuda_environment(tmp_path, tmp_path)["HOROVOD_NCCL_LINK"] == "SHARED"
+    monkeypatch.setenv("HOROVOD_NCCL_LINK", "STATIC")
+    assert building.cuda_environment(tmp_path, tmp_path)["HOROVOD_NCCL_LINK"] == "STATIC"
+
+
 def test_headers_of_another_mpi_and_settings_of_cmake_and_make_do_not_reach_the_build(tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mpi.h").touch()
@@ -197,7 +212,7 @@ def test_headers_of_another_mpi_and_settings_of_cmake_and_make_do_not_reach_the_
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MAKELEVEL", "1")
     monkeypatch.setenv("MAKEFLAGS", "kB -j8 --jobserver-auth=3,4")
-    monkeypatch.setattr(building, "memory", lambda: 2e9)
+    monkeypatch.setattr(building, "memory", lambda: 3e9)
     machine.forget(os.environ)
     told = building.build_environment(tmp_path)
     assert told["CPATH"] == "/usr/include/x"
