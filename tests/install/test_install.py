@@ -129,8 +129,19 @@ def test_mpi4py_is_looked_for_before_the_build(tmp_path, unbuilt, another_mpi):
     assert "-m pip install --force-reinstall --no-deps --no-cache-dir --no-binary mpi4py mpi4py" in line
 
 
-def test_without_mpi_it_says_what_is_missing(tmp_path):
-    assert "mpicxx not found on PATH" in the_line(script(PATH=str(tmp_path)))
+def test_without_mpi_it_says_what_is_missing(horovod, tmp_path, monkeypatch, capsys):
+    """An MPI in the environment itself is there also for who called its Python by path, and has activated nothing."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        horovod.mpi_facts()
+    assert end.value.code == 2
+    assert "mpicxx not found on PATH; load an MPI module" in capsys.readouterr().err
+    (tmp_path / "bin" / "mpicxx").touch(0o755)
+    monkeypatch.setenv("OPAL_PREFIX", "/of/another")
+    assert horovod.mpi_facts() == ("mpi-in-environment", "$ORIGIN/../../../..")
+    assert os.environ["OPAL_PREFIX"] == str(tmp_path)
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path, unbuilt, horovod, monkeypatch, capsys):
