@@ -13,6 +13,8 @@ from helpers.wheels import clone, index
 
 # without it the set-up asks an index for pip
 pytest.importorskip("ensurepip")
+# seconds each, for environments that are made
+pytestmark = pytest.mark.cluster
 
 # what the shells of clusters are full of is for the tests to say
 LEFT_OUT = ("PIP_", "PYTHON", "CXX", "CFLAGS", "LDFLAGS", "VIRTUAL_ENV", "OPAL_", "TORCH", "MPI", "MAKE")
@@ -62,7 +64,6 @@ def made(tmp_path_factory, wheels):
     return folder, make(folder, environment, "train")
 
 
-@pytest.mark.cluster
 def test_it_trains_in_a_folder_and_a_shell_full_of_traps(made, wheels):
     folder, result = made
     assert result.returncode == 0, result.stdout + result.stderr
@@ -84,7 +85,6 @@ def test_it_trains_in_a_folder_and_a_shell_full_of_traps(made, wheels):
     assert shown.stdout == f"{folder}/.venv/bin/python\n"
 
 
-@pytest.mark.cluster
 def test_a_clone_that_was_moved_makes_its_environment_anew(made, wheels, tmp_path):
     folder, _ = made
     moved = tmp_path / "moved"
@@ -96,7 +96,6 @@ def test_a_clone_that_was_moved_makes_its_environment_anew(made, wheels, tmp_pat
     assert pth.read_text() == f"{moved}\n"
 
 
-@pytest.mark.cluster
 def test_two_set_ups_at_once_make_one_environment(tmp_path, wheels):
     folder = clone(tmp_path / "clone")
     command = [BASE, "install/environment.py", ".venv"]
@@ -115,7 +114,6 @@ def test_two_set_ups_at_once_make_one_environment(tmp_path, wheels):
     assert (folder / ".venv" / "ready").exists()
 
 
-@pytest.mark.cluster
 def test_what_a_killed_set_up_left_is_made_anew(tmp_path, wheels):
     folder = clone(tmp_path / "clone")
     # where there is more room
