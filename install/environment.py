@@ -32,6 +32,8 @@ TORCH = "torch==2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GET_PIP = "https://bootstrap.pypa.io/get-pip.py"
 ROOT = Path(__file__).resolve().parent.parent
+# `make` finds the environment's own Python first, which may have to go
+BASE = getattr(sys, "_base_executable", sys.executable)
 ELSEWHERE = "another folder: make VENV=/scratch/me/parle"
 
 # One machine, often with fewer cores than ranks: do not refuse, do not pin two ranks to one core
@@ -107,19 +109,20 @@ def sort_out(folder):
     ready.unlink(missing_ok=True)
 
 
-def run(folder, what, *command):
-    """Run a command of the set-up, and say so. Ends with a line where it fails."""
+def run(folder, what, *command, speaks=False):
+    """Run a command of the set-up, and say so. Ends with a line where it fails, unless it speaks for itself."""
     print(f"-- {what}", flush=True)
     mark = folder / "unfinished"
     mark.write_text("a set-up is at work here, or was killed\n")
-    code = subprocess.run(list(map(str, command))).returncode
-    if code >= 0:
+    answer = subprocess.run(list(map(str, command)), capture_output=not speaks, text=True)
+    if answer.returncode >= 0:
         mark.unlink()  # pip puts in order what fails, and not what is killed
-    if code:
-        if what == "Horovod" and code > 0:
-            sys.exit(code)  # which has said why
-        reason = "the reason stands above" if code > 0 else f"signal {-code} killed it"
-        stop(f"{what} failed: {reason}{machine.said('PIP_', 'MPI', 'TORCH', *machine.PROXIES)}")
+    if answer.returncode < 0:
+        stop(f"{what}: signal {-answer.returncode} killed it; is there too little memory?")
+    if answer.returncode and speaks:
+        sys.exit(answer.returncode)
+    if answer.returncode:
+        machine.pip_failed(f"{what}, failed", answer.stdout + answer.stderr)
 
 
 def make_venv(folder):
@@ -127,7 +130,7 @@ def make_venv(folder):
     try:
         import ensurepip  # noqa: F401
     except ImportError:
-        run(folder, "virtual environment (without ensurepip)", sys.executable, "-m", "venv", "--without-pip", folder)
+        run(folder, "virtual environment (without ensurepip)", BASE, "-m", "venv", "--without-pip", folder)
         try:
             with urllib.request.urlopen(GET_PIP, timeout=60) as answer:
                 (folder / "get-pip.py").write_bytes(answer.read())
@@ -135,7 +138,7 @@ def make_venv(folder):
             stop(f"this Python has no ensurepip and {GET_PIP} cannot be reached ({error}); apt install python3-venv")
         run(folder, "pip", folder / "bin" / "python", folder / "get-pip.py", "-q")
     else:
-        run(folder, "virtual environment", sys.executable, "-m", "venv", folder)
+        run(folder, "virtual environment", BASE, "-m", "venv", folder)
     activate = folder / "bin" / "activate"
     # older Pythons write a name with $ as if it were to be expanded
     activate.write_text(activate.read_text().replace(f'="{folder}"', f"={shlex.quote(str(folder))}"))
@@ -208,7 +211,7 @@ def set_up(folder):
     os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     run(folder, "torch", *install, *torch_options(cuda), os.environ.get("TORCH", TORCH))
     run(folder, "parle_hpc and the libraries it needs", *install, "-e", f"{ROOT}[test]", "mpi4py>=4.0,<5")
-    run(folder, "Horovod", python, ROOT / "install" / "horovod.py")
+    run(folder, "Horovod", python, ROOT / "install" / "horovod.py", speaks=True)
     shutil.rmtree(folder / "tmp", ignore_errors=True)
     (folder / "ready").write_text(f"{folder}\n")
 

@@ -41,7 +41,8 @@ def first_error(log):
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     error = next((line for line in lines if FATAL.search(line)), lines[-1] if lines else "(nothing was printed)")
     unreached = next(filter(None, map(UNREACHED.search, lines)), None)
-    return f"{error} ({unreached[0][:200]})" if unreached else error
+    # without what it is of Python's
+    return f"{error} ({re.sub('<[^>]*>:? ?', '', unreached[0])[:200]})" if unreached else error
 
 
 def forget(environment, user_site=False):
@@ -84,17 +85,19 @@ def fails(command):
         return True
 
 
+def pip_failed(what, log):
+    """End with a line that says what could not be done, why, how to mend it, and what the shell has to do with it."""
+    advice = "; the disk, or your quota, is full" if NO_ROOM.search(log) else ""
+    if "externally-managed-environment" in log:
+        advice = "; this Python is the system's own: python3 -m venv FOLDER, source FOLDER/bin/activate, and once more"
+    stop(f"{what}: {first_error(log)}{advice}{said('PIP_', 'MPI', 'TORCH', *PROXIES)}")
+
+
 def run_pip(python, what, *arguments):
-    """The same, done in silence; ends with a line where it fails, which says what could not be done."""
+    """`python -m pip arguments`, done in silence. Ends with a line where it fails: what could not be done."""
     answer = subprocess.run(pip(python, *arguments), capture_output=True, text=True)
     if answer.returncode:
-        log = answer.stdout + answer.stderr
-        advice = "; the disk, or your quota, is full" if NO_ROOM.search(log) else ""
-        if "externally-managed-environment" in log:
-            advice = (
-                "; this Python is the system's own: python3 -m venv FOLDER, source FOLDER/bin/activate, and once more"
-            )
-        stop(f"{what}: {first_error(log)}{advice}{said('PIP_', *PROXIES)}")
+        pip_failed(what, answer.stdout + answer.stderr)
 
 
 def check_python():

@@ -23,15 +23,16 @@ LEFT_OUT = ("PIP_", "PYTHON", "CXX", "CFLAGS", "LDFLAGS", "VIRTUAL_ENV", "OPAL_"
 def shell(index, **more):
     """The variables of a login shell with an index of wheels, neither MPI nor CUDA, and more."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LEFT_OUT)}
-    folders = kept["PATH"].split(os.pathsep)
+    folders = [str(index / "bin"), *kept["PATH"].split(os.pathsep)]
     folders = [folder for folder in folders if not any(Path(folder, name).exists() for name in ("mpicxx", "nvcc"))]
     kept.update(PATH=os.pathsep.join(folders), PIP_NO_INDEX="1", PIP_FIND_LINKS=str(index), PIP_CONFIG_FILE="/dev/null")
     return {**kept, **more}
 
 
 def make(folder, environment, *arguments):
-    command = ["make", f"PYTHON={BASE}", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+    )
 
 
 # an environment's own Python would bring its folder along
@@ -40,7 +41,10 @@ BASE = os.path.realpath(sys.executable)
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory):
-    return index(tmp_path_factory.mktemp("index") / "wheels")
+    folder = index(tmp_path_factory.mktemp("index") / "wheels")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(BASE)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +246,7 @@ def test_without_an_index_it_ends_in_seconds_and_says_what_is_set(started, wheel
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/simple"
         unreachable = shell(wheels, PIP_INDEX_URL=url, PIP_FIND_LINKS="", PIP_NO_INDEX="0")
-        empty = shell(tmp_path)
+        empty = shell(wheels, PIP_FIND_LINKS=str(tmp_path))
         for environment, words in ((unreachable, "Connection refused"), (empty, f"PIP_FIND_LINKS={tmp_path}")):
             result = environment_script(started, environment)
             assert result.returncode == 2
