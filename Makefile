@@ -11,6 +11,7 @@
 #
 # PYTHON=python3.12   the Python to start from     TORCH=torch==2.9.1   another torch
 # NP=4                ranks for make train         ARGS="--out runs/x"  settings for make train
+# VENV=/scratch/me/x  the environment elsewhere
 
 PYTHON ?= python3
 VENV ?= .venv

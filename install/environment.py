@@ -122,7 +122,7 @@ def run(folder, what, *command, speaks=False):
     if answer.returncode and speaks:
         sys.exit(answer.returncode)
     if answer.returncode:
-        machine.pip_failed(f"{what}, failed", answer.stdout + answer.stderr)
+        machine.pip_failed(f"{what} failed", answer.stdout + answer.stderr)
 
 
 def make_venv(folder):
@@ -179,7 +179,7 @@ def check_index(python):
     with tempfile.TemporaryDirectory() as folder:
         what = "no package can be had; do this where there is a network (a login node), or name a way: https_proxy, "
         what += "PIP_INDEX_URL, or PIP_NO_INDEX=1 and PIP_FIND_LINKS=FOLDER with wheels"
-        options = ["-q", "--no-deps", "--retries", "1", "--timeout", "10", "-d", folder]
+        options = ["-q", "--no-deps", "--retries", "1", "--timeout", "8", "-d", folder]
         machine.run_pip(python, what, "download", *options, "packaging")
 
 

@@ -241,6 +241,21 @@ def test_pips_files_that_send_it_elsewhere_are_named(started, wheels, tmp_path):
         assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_failing_step_is_one_line_with_what_the_shell_has_to_do_with_it(started, wheels, tmp_path):
+    """NVIDIA's images pin all packages so; some modules set $MPI."""
+    (tmp_path / "constraint.txt").write_text("torch==2.5.0\n")
+    for name, value, words in (
+        ("PIP_CONSTRAINT", str(tmp_path / "constraint.txt"), "torch failed: ERROR: Cannot install torch==2.13.0"),
+        ("MPI", "/opt/mpi", "/opt/mpi from PyPI failed: ERROR: Invalid requirement"),
+    ):
+        result = environment_script(started, shell(wheels, **{name: value}))
+        assert result.returncode == 2
+        (line,) = result.stderr.splitlines()
+        assert words in line
+        assert f"{name}={value}" in line
+    assert not (started / ".venv" / "ready").exists()
+
+
 def test_without_an_index_it_ends_in_seconds_and_says_what_is_set(started, wheels, tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
