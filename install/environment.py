@@ -50,6 +50,9 @@ if [ -e "$VIRTUAL_ENV/lib/libmpi.so.40" ]; then
 fi
 """
 
+# a line of pyvenv.cfg, in which Python reads what it knows
+OURS = "parle_hpc = made by install/environment.py\n"
+
 
 def forget_others(folder):
     """Another Python's variables do not count, and an environment that happens to be active is not the machine."""
@@ -65,25 +68,37 @@ def forget_others(folder):
 
 
 def check_folder(folder):
-    """The folder can be, or is, a virtual environment. Ends with a line where not."""
+    """A virtual environment can be made in the folder. Ends with a line where not."""
     if set(str(folder)) & set(':"\\`\n'):
         stop(f'{folder}: a folder with : " \\ or ` in its name cannot be on PATH; {ELSEWHERE}')
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(prefix=machine.PASSING, dir=folder).close()
     except OSError as error:
         stop(f"{folder} cannot be written ({error.strerror}); {ELSEWHERE}")
     reason = machine.starts(folder)
     if reason:
         stop(f"{folder}: {reason}; {ELSEWHERE}")
-    ours = ("pyvenv.cfg", "ready", "unfinished")
-    others = [path.name for path in folder.iterdir() if not path.name.startswith("claim-")]
-    if others and not any(name in ours for name in others):
-        stop(f"{folder} holds something else, {sorted(others)[0]}; {ELSEWHERE}")
+    # another set-up may have begun
+    if not any(folder.glob("claim-*")):
+        check_contents(folder)
+
+
+def check_contents(folder):
+    """The folder is empty but for an environment, whole or not. Ends with a line where it holds something else."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(("claim-", machine.PASSING))}
+    if names and not names & {"pyvenv.cfg", "ready", "unfinished"}:
+        stop(f"{folder} holds something else, {min(names)}; {ELSEWHERE}")
+
+
+def ours(folder):
+    """Whether a set-up has made this environment, or makes it, and may make it anew; else it is the user's own."""
+    settings = folder / "pyvenv.cfg"
+    return not settings.exists() or OURS in settings.read_text()
 
 
 def start_over(folder, why):
-    """Empty the folder of what a set-up of ours has left."""
+    """Empty the folder of what a set-up has left."""
     print(f"-- {folder} {why}: it is made anew", flush=True)
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -98,12 +113,12 @@ def sort_out(folder):
     place = ready.read_text().rstrip("\n") if ready.exists() else ""
     if (folder / "unfinished").exists():
         start_over(folder, "is half made, a set-up was killed here")
-    elif place and place != str(folder):
+    elif place not in ("", str(folder)) and ours(folder):
         start_over(folder, f"was made as {place}, and moved or copied")
     elif os.path.lexists(python) and machine.fails(
         [python, "-c", "import sys; sys.exit(sys.prefix == sys.base_prefix)"]
     ):
-        if not ready.exists():
+        if not ours(folder):
             stop(f"{python} does not start; rm -r {shlex.quote(str(folder))}, and the same command again")
         start_over(folder, "was made with a Python that is gone")
     ready.unlink(missing_ok=True)
@@ -113,10 +128,11 @@ def run(folder, what, *command, speaks=False):
     """Run a command of the set-up, and say so. Ends with a line where it fails, unless it speaks for itself."""
     print(f"-- {what}", flush=True)
     mark = folder / "unfinished"
-    mark.write_text("a set-up is at work here, or was killed\n")
+    if ours(folder):
+        mark.touch()
     answer = subprocess.run(list(map(str, command)), capture_output=not speaks, text=True)
     if answer.returncode >= 0:
-        mark.unlink()  # pip puts in order what fails, and not what is killed
+        mark.unlink(missing_ok=True)  # pip puts in order what fails, and not what is killed
     if answer.returncode < 0:
         stop(f"{what}: signal {-answer.returncode} killed it; is there too little memory?")
     if answer.returncode and speaks:
@@ -139,6 +155,8 @@ def make_venv(folder):
         run(folder, "pip", folder / "bin" / "python", folder / "get-pip.py", "-q")
     else:
         run(folder, "virtual environment", BASE, "-m", "venv", folder)
+    with open(folder / "pyvenv.cfg", "a") as file:
+        file.write(OURS)
     activate = folder / "bin" / "activate"
     # older Pythons write a name with $ as if it were to be expanded
     activate.write_text(activate.read_text().replace(f'="{folder}"', f"={shlex.quote(str(folder))}"))
@@ -197,6 +215,7 @@ def own_mpi(folder, install):
 
 
 def set_up(folder):
+    check_contents(folder)
     sort_out(folder)
     python = folder / "bin" / "python"
     if not (folder / "bin" / "pip").exists():

@@ -14,6 +14,7 @@ from pathlib import Path
 FATAL = re.compile(r"(\berror\b[:\s]|CMake Error|fatal error|undefined reference|No such file)", re.IGNORECASE)
 # why pip reached nothing stands in its warnings; its error says that it found nothing
 UNREACHED = re.compile(r"(connection broken by|Could not fetch URL) .*")
+PASSING = "parle_hpc-"  # begins the names of files that are gone at once
 LONGEST = 600  # characters of a line
 NO_ROOM = re.compile(r"No space left on device|quota exceeded|Errno 28\b|Errno 122\b", re.IGNORECASE)
 # Options of pip that say what it does, where to, and for which Python; where packages come from is the user's to say
@@ -187,7 +188,7 @@ def check_compilers(folder, standard="17"):
 def starts(folder):
     """Why a program that lies in this folder does not start, or None."""
     try:
-        with tempfile.TemporaryDirectory(dir=folder) as inside:
+        with tempfile.TemporaryDirectory(prefix=PASSING, dir=folder) as inside:
             script = Path(inside, "script")
             script.write_text("#!/bin/sh\n")
             script.chmod(0o700)
@@ -201,7 +202,7 @@ def room(folder, size):
     total, _, free = shutil.disk_usage(folder)
     if free < size and total:
         return f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free"
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(prefix=PASSING, dir=folder) as file:
         ctypes.set_errno(0)
         libc = ctypes.CDLL(None, use_errno=True)
         failed = libc.fallocate(file.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(int(size))) != 0

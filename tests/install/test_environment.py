@@ -98,9 +98,16 @@ def test_a_clone_that_was_moved_makes_its_environment_anew(made, wheels, tmp_pat
     assert f"was made as {folder}/.venv, and moved or copied: it is made anew" in result.stdout
     (pth,) = (moved / ".venv" / "lib").glob("python*/site-packages/parle_hpc.pth")
     assert pth.read_text() == f"{moved}\n"
+    # and once the Python that it was made with is gone
+    for name in ("python", "python3"):
+        (moved / ".venv" / "bin" / name).unlink()
+        (moved / ".venv" / "bin" / name).symlink_to("/nowhere/python")
+    result = make(moved, shell(wheels), "train")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{moved}/.venv was made with a Python that is gone: it is made anew" in result.stdout
 
 
-def test_two_set_ups_at_once_make_one_environment(tmp_path, wheels):
+def test_set_ups_at_once_make_one_environment(tmp_path, wheels):
     folder = clone(tmp_path / "clone")
     command = [BASE, "install/environment.py", ".venv"]
     options = {
@@ -110,9 +117,9 @@ def test_two_set_ups_at_once_make_one_environment(tmp_path, wheels):
         "stderr": subprocess.STDOUT,
         "text": True,
     }
-    both = [subprocess.Popen(command, **options) for _ in range(2)]
-    printed = [process.communicate(timeout=200)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], printed
+    all_at_once = [subprocess.Popen(command, **options) for _ in range(3)]
+    printed = [process.communicate(timeout=200)[0] for process in all_at_once]
+    assert [process.returncode for process in all_at_once] == [0, 0, 0], printed
     assert f"is at work in {folder}/.venv: waiting for it\n-- {folder}/.venv is ready\n" in "".join(printed)
     assert len((folder / "seen").read_text().splitlines()) == 1
     assert (folder / ".venv" / "ready").exists()
@@ -230,6 +237,25 @@ def started(tmp_path_factory, wheels):
     return folder
 
 
+def test_an_environment_of_the_users_own_is_never_emptied(started, wheels, tmp_path):
+    """One that was named as VENV, used once, and then moved."""
+    folder = tmp_path / "clone"
+    shutil.copytree(started, folder, symlinks=True)
+    (folder / ".venv" / "ready").write_text("/elsewhere/.venv\n")
+    (folder / ".venv" / "mine").touch()
+    result = environment_script(folder, shell(wheels))
+    assert result.returncode == 0, result.stderr
+    assert "made anew" not in result.stdout
+    assert (folder / ".venv" / "mine").exists()
+    # nor where its Python is gone
+    (folder / ".venv" / "bin" / "python").unlink()
+    (folder / ".venv" / "bin" / "python").symlink_to("/nowhere/python")
+    result = environment_script(folder, shell(wheels))
+    assert result.returncode == 2
+    assert f"{folder}/.venv/bin/python does not start; rm -r {folder}/.venv" in result.stderr
+    assert (folder / ".venv" / "mine").exists()
+
+
 def test_pips_files_that_send_it_elsewhere_are_named(started, wheels, tmp_path):
     for key in ("install.target", "global.prefix", "install.no-deps"):
         section, _, name = key.partition(".")
@@ -268,7 +294,7 @@ def test_without_an_index_it_ends_in_seconds_and_says_what_is_set(started, wheel
             (line,) = result.stderr.splitlines()
             assert "no package can be had; do this where there is a network" in line
             assert words in line
-    assert not (started / "seen").exists()
+    assert not (started / ".venv" / "ready").exists()
 
 
 def test_a_disk_that_is_too_small_is_named_before_anything_is_downloaded(started, wheels):
