@@ -180,19 +180,15 @@ def together(*stand_in):
 
 
 def check(*stand_in):
-    """Horovod, or its stand-in made by mpicxx, and mpi4py share one MPI library. Ends with a line where not."""
+    """together's (library, version, NCCL). Ends with a line where mpi4py and Horovod, or its stand-in, do not share."""
     facts, reason = together(*stand_in)
+    if facts:
+        return facts
     python = shlex.quote(sys.executable)
-    if reason and re.search(r"No module named 'mpi4py", reason):
+    if "No module named 'mpi4py" in reason:
         stop(f"mpi4py is not installed for {sys.executable}; {python} -m pip install 'mpi4py>=4.0,<5'")
-    if reason:
-        advice = (
-            f"MPICC=mpicc {python} -m pip install --force-reinstall --no-deps --no-cache-dir --no-binary mpi4py mpi4py"
-        )
-        stop(f"Horovod and mpi4py do not work together: {reason}; to build mpi4py for this MPI: {advice}")
-    if not stand_in:
-        library, version, nccl = facts
-        print(f"Horovod {VERSION} and mpi4py share {version} ({library}), NCCL: {nccl}")
+    advice = f"MPICC=mpicc {python} -m pip install --force-reinstall --no-deps --no-cache-dir --no-binary mpi4py mpi4py"
+    stop(f"Horovod and mpi4py do not work together: {reason}; to build mpi4py for this MPI: {advice}")
 
 
 def key_of(torch_version, cuda, mpi):
@@ -247,6 +243,19 @@ def build(folder, cache, key, what, *facts):
         install(wheel)
 
 
+def obtain(cache, key, what, *facts):
+    """Build the wheel and install it; or, where another process builds the same, wait for that one."""
+    if cache is None:
+        return build(None, None, key, what, *facts)
+    folder = cache / "wheels" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with Claim(folder) as claim:
+        wheel = cached(folder) if claim.waited else None
+        if wheel:
+            return install(wheel)
+        return build(folder, cache, key, what, *facts)
+
+
 def options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sdist", help=f"horovod-{VERSION}.tar.gz, where PyPI cannot be reached")
@@ -269,30 +278,20 @@ def main():
         what = "with NCCL" if cuda else "for the CPU"
         print(f"not heeded: {', '.join(unused)}; Horovod is built for torch and MPI, {what}", flush=True)
     cache, key = cache_folder(), key_of(torch_version, cuda, mpi)
-    folder = cache and cache / "wheels" / key
-    wheel = cached(folder)
+    wheel = cached(cache and cache / "wheels" / key)
     run_pip(
         sys.executable, f"what Horovod imports could not be installed, {', '.join(RUNTIME)}", "install", "-q", *RUNTIME
     )
+    facts, what = None, f"Horovod {VERSION} for torch {torch_version} and {mpi}"
     if wheel:
         install(wheel)
-        reason = together()[1]
-        if reason:
-            print(f"{wheel} does not work here ({reason}): it is built anew", flush=True)
-    if not wheel or reason:
-        cache = writable(cache)
-        folder = cache and cache / "wheels" / key
-        with contextlib.ExitStack() as stack:
-            waited = False
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
-                waited = stack.enter_context(Claim(folder)).waited
-            if waited and cached(folder):
-                install(cached(folder))
-            else:
-                what = f"Horovod {VERSION} for torch {torch_version} and {mpi}"
-                build(folder, cache, key, what, sdist, cuda, standard, mpi_home)
-    check()
+        facts, reason = together()
+        what += f", since {wheel} does not load here ({reason})" if reason else ""
+    if not facts:
+        obtain(writable(cache), key, what, sdist, cuda, standard, mpi_home)
+        facts = check()
+    library, version, nccl = facts
+    print(f"Horovod {VERSION} and mpi4py share {version} ({library}), NCCL: {nccl}")
 
 
 if __name__ == "__main__":
