@@ -29,8 +29,9 @@ backend-path = ["."]
 # takes the place of the script that builds Horovod; a line for each time that it was called
 HOROVOD = """
 import json, os, sys
+seen = {{"prefix": sys.prefix, "unfinished": os.path.exists(sys.prefix + "/unfinished"), "environment": dict(os.environ)}}
 with open({seen!r}, "a") as file:
-    file.write(json.dumps({{"prefix": sys.prefix, "environment": dict(os.environ)}}) + "\\n")
+    file.write(json.dumps(seen) + "\\n")
 """
 MPIRUN = '#!/bin/sh\nshift 2\nexec "$@"\n'
 

@@ -77,6 +77,7 @@ def test_it_trains_in_a_folder_and_a_shell_full_of_traps(made, wheels):
     assert (site / "parle_hpc.pth").read_text() == f"{folder}\n"
     assert (folder / ".venv" / "ready").read_text() == f"{folder}/.venv\n"
     (seen,) = map(json.loads, (folder / "seen").read_text().splitlines())
+    assert not seen["unfinished"]
     assert seen["prefix"] == f"{folder}/.venv"
     assert not {"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "VIRTUAL_ENV", "MAKEFLAGS"} & set(seen["environment"])
     # again, and nothing is made
