@@ -29,7 +29,8 @@ backend-path = ["."]
 # takes the place of the script that builds Horovod; a line for each time that it was called
 HOROVOD = """
 import json, os, sys
-seen = {{"prefix": sys.prefix, "unfinished": os.path.exists(sys.prefix + "/unfinished"), "environment": dict(os.environ)}}
+seen = {{"prefix": sys.prefix, "environment": dict(os.environ)}}
+seen["unfinished"] = os.path.exists(sys.prefix + "/unfinished")
 with open({seen!r}, "a") as file:
     file.write(json.dumps(seen) + "\\n")
 """
