@@ -420,6 +420,7 @@ def test_a_failing_build_shows_the_first_error_and_the_log(horovod, tmp_path, mo
     monkeypatch.setattr(building, "patch", lambda *_: None)
     monkeypatch.setattr(building, "pip", lambda *_: ["sh", "-c", f"echo all well; echo '{said}'; exit 1"])
     monkeypatch.setenv("CXXFLAGS", "-O3")
+    monkeypatch.setenv("PATH", ENVIRONMENT["PATH"])
     subprocess.run(["tar", "czf", archive, "-C", tmp_path, "--files-from", "/dev/null"], check=True)
     with pytest.raises(SystemExit):
         building.build(tmp_path, tmp_path / "log", archive, None, "20", "")
