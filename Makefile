@@ -11,14 +11,23 @@
 #
 # PYTHON=python3.12   the Python to start from     TORCH=torch==2.9.1   another torch
 # NP=4                ranks for make train         ARGS="--out runs/x"  settings for make train
+# VENV=/scratch/me/x  the environment elsewhere
 
 PYTHON ?= python3
 VENV ?= .venv
 NP ?= 4
 ARGS ?=
 
+# the shell's own words for a folder, since make knows no names with spaces in targets
+override VENV := $(patsubst ~/%,$(HOME)/%,$(VENV))
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV): a folder without a space in its name is needed; the clone's own may have one)
+endif
+
 BIN := $(VENV)/bin
-export PATH := $(abspath $(BIN)):$(PATH)
+export PATH := $(abspath $(BIN)):$(value PATH)
+# the environment is complete; what modules and other environments bring is for other Pythons
+unexport PYTHONPATH PYTHONHOME
 # laptops have fewer cores than ranks, which are not to be pinned to one each, and containers run as root
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 export OMPI_MCA_hwloc_base_binding_policy := none
@@ -31,10 +40,15 @@ SLURM_PACKAGES := slurm-wlm munge libpmix-dev iproute2 procps
 N ?= 100
 RANKS ?= 4
 
-.PHONY: train test check soak fuzz matrix lint slurm container-test clean-env
+.PHONY: train test check soak fuzz matrix lint slurm container-test clean-env launcher
 
-train: $(VENV)/ready
+train: launcher $(VENV)/ready
 	mpirun -np $(NP) $(BIN)/python -m parle_hpc.train $(ARGS)
+
+# an MPI without mpirun serves batch jobs, and is no reason to build for minutes first
+launcher:
+	@command -v mpirun > /dev/null || ! command -v mpicxx > /dev/null || { \
+	    echo "make train: there is mpicxx and no mpirun here; make $(VENV)/ready, and srun as docs/clusters.md says" >&2; exit 2; }
 
 # on the CI machine no test of a cluster may skip
 test: $(if $(PARLE_HPC_CI),slurm) $(VENV)/ready
@@ -63,9 +77,13 @@ slurm:
 	dpkg --status $(SLURM_PACKAGES) > /dev/null 2>&1 || { apt-get -qq update && \
 	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(SLURM_PACKAGES); }
 
-$(VENV)/ready: setup.py install/environment.py install/horovod.py
+# what was moved or copied to another place does not work there, nor without the Python that it was made with
+ifneq ($(shell test -x $(BIN)/python && cat $(VENV)/ready 2> /dev/null),$(realpath $(VENV)))
+.PHONY: $(VENV)/ready
+endif
+
+$(VENV)/ready: setup.py $(wildcard install/*.py)
 	$(PYTHON) install/environment.py $(VENV)
-	@touch $@
 
 container-test: slurm $(VENV)/ready
 	dpkg --status debootstrap > /dev/null 2>&1 || apt-get -qq install --yes --no-install-recommends debootstrap

@@ -6,7 +6,7 @@ setup(
     name="parle_hpc",
     version="0.2.0",
     description="Parle: training deep networks on clusters with almost no communication",
-    long_description=(Path(__file__).parent / "README.md").read_text(),
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     packages=find_packages(include=["parle_hpc", "parle_hpc.*"]),

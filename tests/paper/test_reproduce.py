@@ -201,6 +201,24 @@ def test_a_dry_run_prints_commands_that_the_program_takes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("inside", [{}, {"SLURM_JOB_ID": "1"}])
+def test_without_a_launcher_commands_are_printed_and_none_is_started(inside, data, tmp_path, reproduce, monkeypatch):
+    """A laptop without MPI; a shell with a job's variables, in a container without Slurm."""
+    monkeypatch.setattr(campaign.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for name, value in inside.items():
+        monkeypatch.setenv(name, value)
+    launcher = "srun" if inside else "mpirun"
+    status, printed, said = reproduce("fig2", "--seeds", 1, "--dry-run")
+    assert (status, said) == (0, "")
+    assert all(line.split()[0] == launcher for line in printed.splitlines())
+    runs = ["--only=-sgd", "--data", data, "--runs", tmp_path / "runs", "--out", tmp_path / "page"]
+    status, _, said = reproduce("fig2", "--seeds", 1, *runs)
+    assert status == 2
+    assert said.splitlines()[-1].startswith(f"{launcher} is not on PATH; load the MPI module")
+
+
 STAND_IN = 'train() { printf "%s\\n" "$PARLE_HPC_ROOT" "$PARLE_HPC_DATA" "$@"; }'
 
 
