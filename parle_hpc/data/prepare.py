@@ -92,7 +92,7 @@ def main():
         arguments = parser.parse_args()
         path = prepare(arguments.name, arguments.source, arguments.out)
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     with h5py.File(path) as file:
         counts = " + ".join(f"{len(file[group]['labels']):,}" for group in ("train", "test"))
         print(f"{path}: {counts} images of {arguments.name}, {os.path.getsize(path) / 1e6:.1f} MB")
