@@ -37,7 +37,7 @@ def main():
             groups["replicas of Parle"] = replicas.results()
         page = write_analysis(groups, arguments.out)
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     told = [pair for name, results in groups.items() for pair in analysis_rows(name, results)]
     print(tabulate(told, tablefmt="plain", disable_numparse=True))
     print(f"written {page}")

@@ -17,6 +17,7 @@ import time
 from .cluster.diagnosis.examination import OTHERS, examine, load
 from .cluster.diagnosis.supervise import LAST, supervised
 from .cluster.diagnosis.tables import conclude
+from .cluster.leftovers import is_left_over
 from .cluster.placement import placement
 from .cluster.waiting import OTHERS_WAIT, leave
 from .errors import BAD_INPUT, BadInput, Parser, say
@@ -43,7 +44,7 @@ def main(arguments=None):
     try:
         given = options(sys.argv[1:] if arguments is None else arguments)
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     if given.replicas is None:
         given.replicas = default_replicas("parle", here.size)
     step = supervised(here.rank)
@@ -70,10 +71,12 @@ def main(arguments=None):
 def give_up(error, here, step):
     """Rank 0 says what is wrong and leaves; the others give it time, since a launcher ends the job with the first."""
     step(LAST, 2 * OTHERS_WAIT, OTHERS)
-    if here.rank == 0:
+    speaks = here.rank == 0 if error.speaks is None else error.speaks
+    if not speaks:
+        time.sleep(OTHERS_WAIT)
+    if speaks or is_left_over(os.environ, here):
         conclude([str(error)], here.size)
         os._exit(1)
-    time.sleep(OTHERS_WAIT)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,15 @@ LONGEST = 500  # characters of a line, of which a name that was given may be tho
 
 
 class BadInput(ValueError):
-    """Something that the user can put right: one line that says what is wrong and what would be right."""
+    """Something that the user can put right: one line that says what is wrong and what would be right.
+
+    Attributes:
+        speaks: whether this rank is the one that says so; None: rank 0 is, as the launcher counts.
+    """
+
+    def __init__(self, message, speaks=None):
+        super().__init__(message)
+        self.speaks = speaks
 
 
 class Disagreement(RuntimeError):

@@ -20,7 +20,7 @@ def main():
         arguments = parser.parse_args()
         settings, data, model = open_run(arguments.run, arguments.data_path)
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     result = Validation(model, data, settings.data.batch_size, torch.device("cpu")).test()
     print(f"validation error {result.error:.2f} %, loss {result.loss:.4f}, on {len(data.test):,} images")
 

@@ -21,7 +21,7 @@ def main():
         arguments = parser.parse_args()
         page = write(arguments.runs, arguments.out)
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     print(f"written {page}")
 
 

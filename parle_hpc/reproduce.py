@@ -66,7 +66,7 @@ def main():
         run(specs, given.runs, given.data)
         print(f"written {report(given.experiment, specs, given.runs, given.data, out)}")
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     except KeyboardInterrupt:
         leave("interrupted; the same command goes on with the run that it was at", 130)
 

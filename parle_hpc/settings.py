@@ -163,7 +163,8 @@ class Run(Section):
         600.0,
         ge=1,
         le=LARGEST,
-        description="seconds without progress, of a rank or a file system, after which the job is ended",
+        description="seconds without progress, of a rank or a file system, or without a rank at the start, after which "
+        "the job is ended",
     )
     grace: float = Field(
         120.0, gt=0, le=LARGEST, description="seconds after a signal after which a rank ends, saved or not"

@@ -14,9 +14,10 @@ import sys
 import time
 import traceback
 
+from .cluster.leftovers import launched
 from .cluster.placement import placement
 from .cluster.signals import Preemption
-from .cluster.waiting import PATIENCE, bounded, leave, where
+from .cluster.waiting import PATIENCE, START_UP, bounded, leave, where
 from .errors import BAD_INPUT, DIVERGED, SAVED, BadInput, Diverged, Drifted, Saved, say
 from .settings import load, settle
 
@@ -27,9 +28,9 @@ def main(arguments=None):
     rank = placement(os.environ).rank
     try:
         settings = load(sys.argv[1:] if arguments is None else arguments)
-        settle(settings, placement(os.environ).size)
+        settle(settings, launched(os.environ).size)
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
 
     preemption = Preemption(rank)
     # torch takes seconds to load: not before the settings are known to be right
@@ -40,18 +41,18 @@ def main(arguments=None):
     # Horovod must not lose patience before the watchdog does
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(max(PATIENCE, settings.run.patience))))
     try:
-        topology = Topology.split(replicas=settings.replicas)
+        topology = Topology.split(replicas=settings.replicas, patience=max(START_UP, settings.run.patience))
         with output(settings, topology) as folder:
             run(set_up(settings, topology, preemption, folder))
         preemption.over()
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     except Diverged as error:
-        leave(str(error), DIVERGED)
+        leave(error, DIVERGED)
     except Saved as saved:
         end_saved(topology, rank, str(saved))
     except Drifted as error:
-        leave(str(error), 1, speaks=topology.place == 0)
+        leave(error, 1, speaks=topology.place == 0)
     except (TimeoutError, OSError) as error:
         say(f"{where(rank)}: {error}")
         os._exit(1)
@@ -80,7 +81,7 @@ def run(parts):
 def end_saved(topology, rank, message):
     """End all ranks, rank 0 with status SAVED and last of all: launchers kill the others once one status is not 0."""
     sys.stdout.flush()
-    with bounded(GOODBYE, "the end of MPI", rank):
+    with bounded(GOODBYE, "the end of MPI", rank, message, SAVED):
         topology.close()
     if rank == 0:
         say(message)

@@ -19,6 +19,41 @@ stop() {
     exit 2
 }
 
+# sbatch hands on all that stood in the shell where it was typed, and that may have been inside another job, a step of
+# srun, or an mpirun: what these have told their own tasks is not this job's
+forget_others() {
+    local name memory
+    for name in "${!OMPI_@}" "${!PMIX_@}" "${!PMI_@}" "${!HOROVOD_@}" "${!SLURM_@}"; do
+        case $name in
+        OMPI_COMM_WORLD_* | OMPI_MCA_ess* | OMPI_MCA_orte_*) unset "$name" ;;
+        PMIX_RANK | PMIX_NAMESPACE | PMIX_ID | PMIX_SERVER_* | PMIX_DSTORE_* | PMIX_GDS_MODULE) unset "$name" ;;
+        PMI_RANK | PMI_SIZE | PMI_FD | PMI_PORT | PMI_ID | PMI_JOBID | PMI_SPAWNED) unset "$name" ;;
+        HOROVOD_RANK | HOROVOD_SIZE | HOROVOD_LOCAL_* | HOROVOD_CROSS_* | HOROVOD_CONTROLLER) unset "$name" ;;
+        SLURM_STEP_* | SLURM_STEPID) unset "$name" ;;
+        esac
+    done
+    unset RANK WORLD_SIZE LOCAL_RANK
+    # a mask is of the cores that a step was given, which this job may not have; "cores" is a wish, and stays
+    [[ ${SLURM_CPU_BIND:-} != *@(map|mask)_* ]] || unset "${!SLURM_CPU_BIND@}"
+    [[ ${SLURM_MEM_BIND:-} != *@(map|mask)_* ]] || unset "${!SLURM_MEM_BIND@}"
+    # srun wants one of them at most, and takes the job's where it has none
+    memory=(${SLURM_MEM_PER_CPU:+1} ${SLURM_MEM_PER_NODE:+1} ${SLURM_MEM_PER_GPU:+1})
+    ((${#memory[@]} < 2)) || unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU
+    # the seed and the folder of another job
+    if [[ ${SLURM_ARRAY_TASK_ID:-} ]] && ! is_of_an_array; then
+        unset "${!SLURM_ARRAY_@}"
+    fi
+    # the job's tasks get its script's environment, also where the script itself was given none (sbatch --export=NONE)
+    export SLURM_EXPORT_ENV=ALL
+}
+
+# Where Slurm does not answer it is believed
+is_of_an_array() {
+    local job
+    job=$(scontrol show job "$SLURM_JOB_ID") || return 0
+    grep -q "^JobId=$SLURM_JOB_ID ArrayJobId=$SLURM_ARRAY_JOB_ID ArrayTaskId=$SLURM_ARRAY_TASK_ID " <<<"$job"
+}
+
 # Sets `program`, the command in which Python runs here
 prepare_program() {
     program=()
@@ -39,11 +74,22 @@ prepare_program() {
         [[ ! -e $PARLE_HPC_VENV/bin/activate ]] || activate
         ;;
     container)
+        local name runtime=apptainer
         [[ -r $PARLE_HPC_IMAGE ]] || stop "no image $PARLE_HPC_IMAGE; build it, or export PARLE_HPC_IMAGE=FILE.sif"
-        command -v apptainer >/dev/null || stop "no apptainer on $HOSTNAME; load its module before sbatch"
+        # one program under two names
+        if ! command -v apptainer >/dev/null; then
+            runtime=singularity
+            command -v singularity >/dev/null ||
+                stop "neither apptainer nor singularity on $HOSTNAME; load its module before sbatch"
+            for name in "${!APPTAINERENV_@}"; do
+                export "SINGULARITYENV_${name#APPTAINERENV_}=${!name}"
+            done
+        fi
+        # what the image has is to be found, and not the login shell's
+        unset PYTHONPATH PYTHONHOME
         # several options, so unquoted; the two folders hold the run's output and the node's copy of the data
         # shellcheck disable=SC2206
-        program=(apptainer exec $PARLE_HPC_IMAGE_OPTIONS --bind "$PWD,${PARLE_HPC_LOCAL:-/tmp}" --pwd "$PWD")
+        program=($runtime exec $PARLE_HPC_IMAGE_OPTIONS --bind "$PWD,${PARLE_HPC_LOCAL:-/tmp}" --pwd "$PWD")
         [[ ! -d $PARLE_HPC_DATA ]] || program+=(--bind "$(realpath "$PARLE_HPC_DATA")")
         program+=("$PARLE_HPC_IMAGE")
         ;;
@@ -57,6 +103,24 @@ activate() {
     # conda's have no such script
     # shellcheck source=/dev/null
     if [[ -r $bin/activate ]]; then source "$bin/activate"; else export PATH="$bin:$PATH"; fi
+    forget_other_pythons
+}
+
+# A module of the login shell may have brought packages for another Python
+forget_other_pythons() {
+    local folder own folders kept=""
+    unset PYTHONHOME
+    own=$(cd "$PARLE_HPC_VENV/lib" 2>/dev/null && echo python3.*) || return 0
+    [[ ${PYTHONPATH:-} ]] || return 0
+    IFS=: read -ra folders <<<"$PYTHONPATH"
+    for folder in "${folders[@]}"; do
+        if [[ $folder =~ /(python3\.[0-9]+)(/|$) && ${BASH_REMATCH[1]} != "$own" ]]; then
+            say "PYTHONPATH leads to $folder, which is not of $own: left out"
+        else
+            kept+=${kept:+:}$folder
+        fi
+    done
+    export PYTHONPATH=$kept
 }
 
 # stage DATASET SETTING ... sets `data`, the trainer's options for the data set's file, which a setting may name, after a
@@ -91,6 +155,7 @@ unstage() {
 train() {
     local recipe=$1 dataset=$2 status=0
     shift 2
+    forget_others
     local program data copy launch options=(--recipe "$recipe" --resume auto --run.grace "$PARLE_HPC_GRACE")
     # sbatch --array=0-2: a run for each seed
     [[ ! ${SLURM_ARRAY_TASK_ID:-} ]] || options+=(--run.seed "$SLURM_ARRAY_TASK_ID")
@@ -100,6 +165,8 @@ train() {
     export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}
     # Slurm's way to exchange addresses along a tree now and then leaves some out, for which Open MPI then waits for ever
     export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
+    # and gives up on a task that has not come after 300 s, whatever --run.patience says
+    export SLURM_PMIX_TIMEOUT=${SLURM_PMIX_TIMEOUT:-86400}
     prepare_program
     launch=(
         # without the PMI of its MPI each task would be a world of its own

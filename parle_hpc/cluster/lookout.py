@@ -81,7 +81,7 @@ def what_it_does(state):
 def one_line(kind, error, trace):
     """What Python is to do with an exception that nobody caught, before there is a Lookout: BadInput is one line."""
     if isinstance(error, BadInput):
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     sys.__excepthook__(kind, error, trace)
 
 

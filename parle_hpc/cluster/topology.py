@@ -17,13 +17,17 @@ import torch
 from ..errors import BadInput
 from .fingerprint import compare
 from .gradients import GradientMean
+from .leftovers import launched
 from .lookout import Lookout, one_line
-from .placement import placement
-from .start import mpi_libraries, prepare_environment, start
-from .waiting import PATIENCE, START_UP, be_patient, bounded, called, waits
+from .start import finalise, mpi_libraries, prepare_environment, start, threads_are_chosen
+from .waiting import PATIENCE, be_patient, bounded, called, waits
 
 T = TypeVar("T")
 SHARES = "the other ranks' shares of x^a, at a coupling, in at_reference or state_dict"
+LATE = (
+    "another rank has not come to it, see its output; ranks that come later than that need more --run.patience, in a "
+    "script Topology.split(patience=SECONDS)"
+)
 REPLICA = "parle_hpc's replica"  # the name that MPI knows the communicator by
 
 
@@ -72,6 +76,14 @@ def mpi():
     from mpi4py import MPI
 
     return MPI
+
+
+def a_gpu(environment):
+    """How to come by a GPU."""
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        if name in environment:
+            return f"unset {name}, which is {environment[name]!r} and may hide it; or ask for a GPU"
+    return "ask for a GPU"
 
 
 def some(tensors, function):
@@ -129,18 +141,19 @@ class Topology:
 
         Args:
             replicas: n; the ranks must divide by it.
-            patience: seconds after which a wait for another rank that has not come raises TimeoutError.
+            patience: seconds after which a wait for another rank that has not come raises TimeoutError, and after
+                which a start for which a rank has not come ends the job with one line.
 
         Collective over all ranks. Raises BadInput where the ranks do not divide, where mpi4py or Horovod is missing,
-        where Horovod was started before, or where MPI and the launcher disagree about the number of ranks; ends the job
-        with one line where the groups do not answer within two minutes.
+        where Horovod was started before, or where MPI and the launcher disagree about the ranks, or nothing of MPI
+        stands behind what the environment says of them.
         """
-        here = placement(os.environ)
         sys.excepthook = one_line
+        here = launched(os.environ)
         m = divide(here.size, replicas)
         be_patient(patience)
         prepare_environment(os.environ, len(os.sched_getaffinity(0)), patience)
-        with bounded(START_UP, "the start of MPI and Horovod", here.rank):
+        with bounded(patience, "the start of MPI and Horovod", here.rank, LATE):
             return cls(here, replicas, m)
 
     def __init__(self, here, n, m):
@@ -212,12 +225,12 @@ class Topology:
 
         Raises BadInput where "cuda" is asked for and there is none.
         """
+        if not threads_are_chosen(os.environ):
+            torch.set_num_threads(self.threads)
         if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
-            if "OMP_NUM_THREADS" not in os.environ:
-                torch.set_num_threads(self.threads)
             return torch.device("cpu")
         if not torch.cuda.is_available():
-            raise BadInput("--run.device cuda: torch finds no GPU here; use --run.device cpu, or ask for a GPU")
+            raise BadInput(f"--run.device cuda: torch finds no GPU here; use --run.device cpu, or {a_gpu(os.environ)}")
         device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
@@ -225,7 +238,7 @@ class Topology:
     def close(self) -> None:
         """End Horovod and MPI on all ranks, so that each may leave by itself. Collective over all ranks."""
         self._end()
-        mpi().Finalize()
+        finalise(mpi())
 
     def _end(self):
         if self._lookout is not None:

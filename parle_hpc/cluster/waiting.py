@@ -11,33 +11,44 @@ from itertools import count
 from typing import NamedTuple
 
 from ..errors import say
+from .leftovers import is_left_over
 from .placement import placement
 
 PATIENCE = 600.0  # seconds to wait for other ranks before the job is ended
-START_UP = 120.0  # seconds for the start of MPI and Horovod, and for what a run reads before its first round
+START_UP = 120.0  # seconds that a run has at least to start MPI and Horovod, and to read what its first round needs
 OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the others leave
 
 
-def leave(message, status, speaks=None):
+def leave(error, status, speaks=None):
     """End this process with `status` and one line from the rank that `speaks`: rank 0, as the launcher counts.
 
-    A launcher ends the whole job when the first rank leaves; so the others give that one time to speak.
+    A launcher ends the whole job when the first rank leaves; so the others give that one time to speak. Where there is
+    no launcher, and what says so is left over, they speak after that too: nobody else may be there.
+
+    Args:
+        error: the line, or the exception that says it; of BadInput `speaks` says which rank.
     """
     sys.stdout.flush()
-    if placement(os.environ).rank == 0 if speaks is None else speaks:
-        say(message)
-    else:
+    here = placement(os.environ)
+    speaks = getattr(error, "speaks", None) if speaks is None else speaks
+    speaks = here.rank == 0 if speaks is None else speaks
+    if not speaks:
         time.sleep(OTHERS_WAIT)
+    if speaks or is_left_over(os.environ, here):
+        say(str(error))
     os._exit(status)
 
 
 @contextmanager
-def bounded(seconds, what, rank=0):
-    """End the job with one line if the body, which may wait for other ranks, takes longer than `seconds`."""
+def bounded(seconds, what, rank, then, status=1):
+    """End the job with one line if the body, which may wait for other ranks, takes longer than `seconds`.
+
+    then: how the line goes on.
+    """
 
     def expired():
-        say(f"rank {rank}: {what} did not end within {seconds:.0f} s; another rank has not come to it, see its output")
-        os._exit(1)
+        say(f"rank {rank}: {what} did not end within {seconds:g} s; {then}")
+        os._exit(status)
 
     # rank 0 speaks first; should it be the dead one, another does
     timer = threading.Timer(seconds if rank == 0 else seconds + 5, expired)

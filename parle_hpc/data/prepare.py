@@ -133,7 +133,7 @@ def main():
         arguments = parser.parse_args()
         path = prepare(arguments.name, arguments.source, arguments.out, arguments.channels)
     except BadInput as error:
-        leave(str(error), BAD_INPUT)
+        leave(error, BAD_INPUT)
     with h5py.File(path, "r", locking=False) as file:
         counts = " + ".join(f"{len(file[group]['labels']):,}" for group in ("train", "test"))
         size = " x ".join(map(str, file["train/images"].shape[1:]))

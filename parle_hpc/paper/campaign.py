@@ -61,7 +61,9 @@ def data_file(spec, data):
 def launcher(ranks, environment):
     """srun inside a Slurm allocation, else mpirun; be it there or not."""
     if "SLURM_JOB_ID" in environment:
-        return ["srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n", str(ranks)]
+        # a shell that is a step itself has all of the allocation's cores, for which another step would wait for ever
+        shared = ["--overlap"] * ("SLURM_STEP_NUM_TASKS" in environment)
+        return ["srun", "--mpi=pmix", "--export=ALL", "--kill-on-bad-exit=1", *shared, "-n", str(ranks)]
     beside = Path(sys.executable).with_name("mpirun")
     return [str(beside) if beside.exists() else "mpirun", "-np", str(ranks)]
 

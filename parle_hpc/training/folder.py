@@ -9,6 +9,7 @@ from pathlib import Path
 from ..checkpoints import files, resume
 from ..cluster.agreement import by_first
 from ..cluster.hold import Hold
+from ..cluster.slurm_job import name_of_job
 from ..errors import BadInput
 from ..settings import write as write_settings
 
@@ -60,10 +61,9 @@ def new(folder):
 
 
 def run_name(environment):
-    """The job's (array) id under Slurm, so that a requeued job finds itself; else date and time."""
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return environment.get("SLURM_JOB_ID") or f"{datetime.now():%Y%m%d-%H%M%S}"
+    """The job's (array) id under Slurm, and the step's after the first, so that a requeued job finds itself; else date
+    and time."""
+    return name_of_job(environment) or f"{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def find_checkpoint(settings, folder, topology):

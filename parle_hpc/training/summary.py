@@ -1,5 +1,7 @@
 """What a run says of itself at its start and at its end."""
 
+import torch
+
 PAPERS_COUPLING = 0.52  # section 4.1: time of (8c) and (8d) over that of the mini-batches, WRN-28-10, in percent
 
 
@@ -11,7 +13,7 @@ def headline(settings, topology, data, params, rounds, round_length, device):
         f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {s.model.name} ({size:,} parameters) "
         f"on {data.name} ({len(data.train):,} + {len(data.test):,} images), "
         f"{count(rounds, 'round')} of {round_length} mini-batches of {s.data.batch_size}, "
-        f"{device.type}, {count(t.threads, 'thread')} a rank"
+        f"{device.type}, {count(torch.get_num_threads(), 'thread')} a rank"
     )
 
 

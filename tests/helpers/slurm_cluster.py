@@ -9,6 +9,7 @@ in the cluster's folder, so that they end and go with it. Hosts claim many cores
 """
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -73,7 +74,14 @@ needs_slurm = pytest.mark.skipif(
 
 
 class SlurmCluster(Cluster):
-    """`count` hosts, host1, host2, ..., under a Slurm whose commands are given on the login host."""
+    """`count` hosts, host1, host2, ..., under a Slurm whose commands are given on the login host.
+
+    different: lines of its configuration that are to be others, such as TaskPlugin="task/affinity".
+    """
+
+    def __init__(self, count, **different):
+        super().__init__(count)
+        self.different = different
 
     def __enter__(self):
         super().__enter__()
@@ -99,6 +107,9 @@ class SlurmCluster(Cluster):
 
     def _start_slurm(self):
         configuration = CONFIGURATION.format(login=self.login.address, folder=self.folder, count=self.count)
+        for name, value in self.different.items():
+            configuration, found = re.subn(rf"^{name}=.*", f"{name}={value}", configuration, flags=re.MULTILINE)
+            assert found == 1
         (self.folder / "slurm.conf").write_text(configuration)
         (self.folder / "state").mkdir()
         for host in self.hosts:

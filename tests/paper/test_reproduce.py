@@ -242,7 +242,11 @@ def test_batch_scripts_start_the_same_runs(tmp_path):
 
 
 def test_inside_an_allocation_it_takes_srun(monkeypatch):
-    assert campaign.launcher(3, {"SLURM_JOB_ID": "1"})[:2] == ["srun", "--mpi=pmix"]
+    """In a shell that is a step too, where another step would wait for the cores of this one."""
+    allocation = campaign.launcher(3, {"SLURM_JOB_ID": "1"})
+    assert allocation[:3] == ["srun", "--mpi=pmix", "--export=ALL"]
+    assert "--overlap" not in allocation
+    assert "--overlap" in campaign.launcher(3, {"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "1"})
     assert campaign.launcher(3, {})[1:] == ["-np", "3"]
 
 

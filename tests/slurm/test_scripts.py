@@ -1,5 +1,6 @@
 """What the batch scripts say, without a Slurm: that they are alike, and fit the recipes that they run."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -52,6 +53,49 @@ def test_it_fits_its_recipe(script, with_example):
     assert replicas > 1
     assert ranks % replicas == 0
     assert settings.data.batch_size % (ranks // replicas) == 0
+
+
+def left_after(command, folder, **environment):
+    """The environment after a function of common.sh, which must end well, and what it said; `scontrol` prints so."""
+    (folder / "scontrol").write_text(f"#!/bin/sh\necho '{environment.pop('scontrol', '')}'\n")
+    (folder / "scontrol").chmod(0o755)
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    script = f"set -euo pipefail; source {SLURM}/common.sh; {command}; env"
+    mine = {"PATH": path, "PARLE_HPC_ROOT": str(SLURM.parent), **environment}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=mine)
+    assert done.returncode == 0, done.stderr
+    return dict(line.partition("=")[::2] for line in done.stdout.splitlines()), done.stderr
+
+
+def test_what_is_the_users_or_the_jobs_is_kept(tmp_path):
+    kept = {"SLURM_CPU_BIND": "cores", "SLURM_MEM_BIND": "local", "SLURM_MEM_PER_NODE": "100", "SLURM_JOB_ID": "44"}
+    kept |= {"PMIX_MCA_gds": "hash", "OMPI_MCA_btl": "tcp,self", "PMI_MMAP_SYNC_WAIT_TIME": "300"}
+    kept |= {"HOROVOD_CYCLE_TIME": "5", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "3"}
+    told = "JobId=44 ArrayJobId=41 ArrayTaskId=3 JobName=x"
+    left, said = left_after("forget_others", tmp_path, scontrol=told, **kept)
+    assert {name: left.get(name) for name in kept} == kept
+    assert said == ""
+
+
+def test_what_is_of_another_job_is_not(tmp_path):
+    others = {"SLURM_CPU_BIND": "quiet,mask_cpu:0x3", "SLURM_CPU_BIND_LIST": "0x3", "SLURM_MEM_BIND": "map_mem:1"}
+    others |= {"SLURM_MEM_PER_NODE": "100", "SLURM_MEM_PER_GPU": "1", "OMPI_MCA_ess_base_vpid": "1", "PMIX_RANK": "1"}
+    others |= {"OMPI_COMM_WORLD_RANK": "1", "PMI_RANK": "1", "RANK": "1", "HOROVOD_RANK": "1", "SLURM_STEP_ID": "7"}
+    others |= {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "9"}
+    told = "JobId=44 JobName=x"
+    left, _ = left_after("forget_others", tmp_path, scontrol=told, SLURM_JOB_ID="44", **others)
+    assert not others.keys() & left.keys()
+    assert left["SLURM_EXPORT_ENV"] == "ALL"
+
+
+def test_packages_of_another_python_are_left_out(tmp_path):
+    (tmp_path / "lib" / "python3.11").mkdir(parents=True)
+    mine = "/a/clone:/x/lib/python3.11/site-packages"
+    given = {"PYTHONPATH": f"/opt/python3.6/site-packages:{mine}:/y/lib/python3.9", "PYTHONHOME": "/opt"}
+    left, said = left_after("forget_other_pythons", tmp_path, PARLE_HPC_VENV=str(tmp_path), **given)
+    assert left["PYTHONPATH"] == mine
+    assert "PYTHONHOME" not in left
+    assert "PYTHONPATH leads to /opt/python3.6/site-packages, which is not of python3.11: left out" in said
 
 
 def test_shellcheck_finds_nothing():

@@ -6,8 +6,9 @@ import socket
 
 from ...errors import BAD_INPUT, BadInput
 from .. import hold
+from ..leftovers import launched
 from ..waiting import OTHERS_WAIT, leave
-from . import findings, probes
+from . import findings, probes, strays
 from .supervise import LAST
 from .tables import conclude, folder_rows, show, show_table
 
@@ -27,9 +28,9 @@ def load(given, here, step):
         m = topology.divide(here.size, given.replicas)
     except BadInput as error:
         step(LAST, 2 * OTHERS_WAIT, OTHERS)
-        leave(str(error), BAD_INPUT)
-    start.prepare_environment(os.environ, len(os.sched_getaffinity(0)))
+        leave(error, BAD_INPUT)
     try:
+        launched(os.environ)
         return (*topology.load(), m)
     except BadInput:
         if here.rank == 0:
@@ -48,7 +49,7 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
     """
     import torch
 
-    from .. import start, topology
+    from .. import slurm_job, start, topology
 
     chief = here.rank == 0
     step("asking for versions and GPUs", given.wait / 4, "the driver or the launcher does not answer on this node")
@@ -64,6 +65,8 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
         "start all ranks with one command, the launcher of this MPI (Slurm: srun --mpi=pmix; srun --mpi=list shows "
         "what there is); between nodes, name the network, as in export OMPI_MCA_btl_tcp_if_include=INTERFACE",
     )
+    environment = dict(os.environ)
+    start.prepare_environment(os.environ, len(os.sched_getaffinity(0)))
     world = start.start(MPI, here)
     step("gathering what the ranks see", given.wait, OTHERS)
     cores = frozenset(os.sched_getaffinity(0))
@@ -83,18 +86,19 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
     path, sights = look_at_folder(world, host, given, step)
     found = None
     if chief:
+        step("asking Slurm for this job", given.wait, "scontrol does not answer on this node")
+        job = slurm_job.name_of_job(environment)
         step(f"looking for a run in --out {path}", 2 * hold.SILENT, SLOW)
         holder = hold.living(path)
-        show_table(
-            ("output folder on", "shared", "written", "HDF5 lock", "names forced to disk", "free"), folder_rows(sights)
-        )
+        show_table(FOLDER, folder_rows(sights))
         found = [
             *findings.different_versions(ranks),
-            *findings.shared_cores(ranks, here.launcher),
+            *findings.shared_cores(ranks, here.launcher, strays.binding(environment)),
             *findings.shared_gpus(ranks, here.launcher),
             *findings.slow_gradients(ranks, m, hvd.nccl_built()),
             *findings.folder(sights, path, os.environ.get("HDF5_USE_FILE_LOCKING")),
             *findings.held(path, holder),
+            *strays.find(environment, here, groups.threads, job, start.can_be_written),
         ]
         conclude(found, here.size)
     step("telling all ranks", given.wait, OTHERS)
@@ -111,7 +115,7 @@ def look_at_folder(world, host, given, step):
     step("hearing of the output folder", given.wait, OTHERS)
     path, probe, error = world.bcast(opened)
     step(f"writing to --out {path}", given.wait / 4, SLOW)
-    sight = probes.look(path, probe, error, rank, host)
+    sight = probes.look(path, probe, error, rank, host, given.wait / 24)
     step("gathering how the ranks see the output folder", given.wait, OTHERS)
     sights = world.gather(sight)
     if rank == 0 and probe:

@@ -82,8 +82,11 @@ def size(number):
         number /= 1000
 
 
-def shared_cores(ranks, launcher):
-    """Ranks that must take turns on a core. Ranks that may use the same cores, enough for all of them, are well."""
+def shared_cores(ranks, launcher, binding=()):
+    """Ranks that must take turns on a core. Ranks that may use the same cores, enough for all of them, are well.
+
+    binding: variables by which OpenMP binds threads itself, each rank's to the same cores.
+    """
     found = []
     for host, here in by_host(ranks).items():
         users = [rank for rank in here if _share(rank, here) < 1 - 1e-9]
@@ -92,6 +95,8 @@ def shared_cores(ranks, launcher):
         cores = frozenset().union(*(rank.cores for rank in users))
         fewer = FEWER.get(launcher, "{} a node").format(len(cores))
         unbind = UNBIND.get(launcher, "start them without binding")
+        if binding:
+            unbind = f"unset {' '.join(binding)}; if that does not help, {unbind}"
         advice = f"start fewer: {fewer}"
         if users[0].node_cores > len(cores):
             advice = f"{unbind}; or, where the job was given no more cores, {advice}"

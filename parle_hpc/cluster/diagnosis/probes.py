@@ -19,7 +19,6 @@ from .findings import Sight, size
 WRN = 36.5e6 * 4  # bytes of WRN-28-10's weights
 SMALL, MEDIUM, LARGE = 1, 1 << 18, 1 << 23  # floats that are reduced
 QUICK = 0.05  # seconds in which a MEDIUM reduction ends where a LARGE one can be afforded
-SPREADS = 5.0  # seconds after which a network file system shows a new folder to all nodes
 LAUNCHERS = {"Open MPI": "mpirun", "Slurm": "srun", "PALS": "mpiexec", "PMI": "mpiexec"}
 
 
@@ -122,11 +121,14 @@ def open_probe(out):
         return path, None, error.strerror
 
 
-def look(path, probe, error, rank, host):
-    """How this rank sees the folder that open_probe described: a Sight."""
+def look(path, probe, error, rank, host, spreads):
+    """How this rank sees the folder that open_probe described: a Sight.
+
+    spreads: seconds after which a network file system shows a new folder to all nodes.
+    """
     if probe is None:
         return Sight(rank, host, rank == 0, True, write_error=error if rank == 0 else None)
-    until = time.monotonic() + SPREADS
+    until = time.monotonic() + spreads
     while not probe.exists():
         if time.monotonic() > until:
             return Sight(rank, host, False, path.exists())
