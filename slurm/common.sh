@@ -123,19 +123,19 @@ forget_other_pythons() {
     export PYTHONPATH=$kept
 }
 
-# stage DATASET SETTING ... sets `data`, the trainer's options for the data set's file, which a setting may name, after a
-# copy of it was made on every node
+# stage DATASET SETTING ... sets `data`, the trainer's options for the data set's file, which a setting may name, as it
+# may the set, after a copy of it was made on every node
 stage() {
     data=() copy=""
-    local name=$1 file=$PARLE_HPC_DATA/$1.h5 before="" setting
-    # the one that scikit-learn carries makes itself
-    [[ $name != digits ]] || return 0
-    shift
+    local name=$1 file="" before="" setting
     for setting in "$@"; do
-        [[ $setting != --data.path=* ]] || file=${setting#*=}
-        [[ $before != --data.path ]] || file=$setting
+        case $before in --data.path) file=$setting ;; --data.name) name=$setting ;; esac
+        case $setting in --data.path=*) file=${setting#*=} ;; --data.name=*) name=${setting#*=} ;; esac
         before=$setting
     done
+    # the one that scikit-learn carries makes itself
+    [[ $name != digits ]] || return 0
+    file=${file:-$PARLE_HPC_DATA/$name.h5}
     [[ -r $file ]] || stop "no data file $file; on a login node: python -m parle_hpc.data.prepare $name --out $file"
     # what the run leaves names this file, not the copy, which is gone with the job
     data=(--data.path "$file")

@@ -147,9 +147,10 @@ def test_the_wide_network_on_staged_data(cluster, tmp_path):
     assert "round 1/1" in output(tmp_path)
     run = the_run(tmp_path)
     assert reference(run)
-    # of the copies, one on each host, none is left
-    copy = f"/dev/shm/parle_hpc-{job}-cifar10.h5"
-    assert tomlkit.parse((run / "config.toml").read_text())["data"]["path"] == copy
+    # of the copies, one on each host, none is left, and what the run left knows nothing of them
+    data = tomlkit.parse((run / "config.toml").read_text())["data"]
+    assert data["path"] == str(tmp_path / "cifar10.h5")
+    assert "node_copy" not in data
     assert [host("ls", "/dev/shm").stdout for host in cluster.hosts[:2]] == ["", ""]
 
 
@@ -214,6 +215,8 @@ MISSING = [
     ({"PARLE_HPC_VENV": "/nowhere"}, "no environment /nowhere"),
     ({"PARLE_HPC_LOCAL": "/nowhere"}, "no /nowhere/parle_hpc-"),
     ({"PARLE_HPC_LOCAL": ""}, "data/mnist.h5"),
+    ({}, "no data file data/cells.h5; on a login node: python -m parle_hpc.data.prepare cells", "--data.name", "cells"),
+    ({}, "no data file /nowhere/x.h5; on a login node", "--data.path=/nowhere/x.h5"),
     ({"PARLE_HPC_RUN": "container"}, "no image "),
     ({"PARLE_HPC_RUN": "modules"}, "PARLE_HPC_MODULES is empty"),
     ({"PARLE_HPC_RUN": "modules", "PARLE_HPC_MODULES": "gcc"}, "no module command on host"),
@@ -225,15 +228,15 @@ MISSING = [
 def lacking(cluster, tmp_path_factory):
     """For each of MISSING a queued job and its folder."""
     queued = []
-    for i, (environment, _) in enumerate(MISSING):
+    for i, (environment, _, *settings) in enumerate(MISSING):
         folder = tmp_path_factory.mktemp(f"lacking{i}")
         (folder / "data").mkdir()
         h5py.File(folder / "data" / "mnist.h5", "w").close()
-        queued.append((submit(cluster, folder, "lenet_mnist", options=ONE_TASK, **environment), folder))
+        queued.append((submit(cluster, folder, "lenet_mnist", *settings, options=ONE_TASK, **environment), folder))
     return queued
 
 
-@pytest.mark.parametrize("number", range(len(MISSING)), ids=[words for _, words in MISSING])
+@pytest.mark.parametrize("number", range(len(MISSING)), ids=[case[1] for case in MISSING])
 def test_what_is_missing_is_said_in_one_line(cluster, lacking, number):
     job, folder = lacking[number]
     ended = cluster.wait(job)
