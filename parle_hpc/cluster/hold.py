@@ -1,6 +1,8 @@
-"""One folder, one run: who holds an output folder, and whether he still lives, also where file locks do not work.
+"""One folder, one holder: who has a folder, and whether he still lives, also where file locks do not work.
 
     OUT/running.json    {"host", "process", "since", ...}, made by the run that holds the folder, gone when that ends
+
+The set-up of an environment holds its folder too, with a Python that has no packages yet.
 
 The holder writes its file again every few seconds. On its own machine its process says whether it lives; seen from
 another one, or from another container, it does while the file is still written.
@@ -17,11 +19,15 @@ from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
-from ..errors import BadInput, say
+from ..errors import say
 
 NAME = "running.json"
 BEAT = 5.0  # seconds between two writings of the file
 SILENT = 4 * BEAT  # seconds without one after which a holder on another machine is dead
+
+
+class Held(Exception):
+    """A living process holds the folder: the text names it."""
 
 
 def here():
@@ -66,7 +72,7 @@ def lives(path, found):
     if all(found.get(name) == value for name, value in here().items()):
         since = begun(found.get("process"))
         return since is not None and since == found.get("begun")
-    probe = path.with_name(f".{NAME}.{uuid4().hex}")
+    probe = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         before = path.stat().st_mtime_ns
         # the file system's clock, not this machine's
@@ -95,16 +101,17 @@ def living(folder):
 
 
 class Hold:
-    """The hold of an output folder, from when it is made until `release`, or this process ends.
+    """The hold of a folder, from when it is made until `release`, or this process ends.
 
     Args:
         folder: which exists and can be written.
+        name: of the file in it.
 
-    Raises BadInput where a living run holds it; OSError where it cannot be written.
+    Raises Held where a living process holds it; OSError where it cannot be written.
     """
 
-    def __init__(self, folder):
-        self._folder, self._path = Path(folder), Path(folder) / NAME
+    def __init__(self, folder, name=NAME):
+        self._folder, self._path = Path(folder), Path(folder) / name
         mine = {"id": uuid4().hex, "process": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}", **here()}
         self._text = json.dumps({**mine, "begun": begun(os.getpid())})
         while not self._claimed():
@@ -113,9 +120,7 @@ class Hold:
                 continue
             found = understood(text)
             if lives(self._path, found):
-                raise BadInput(
-                    f"--out {folder}: {words(found)} trains into it; wait for its end, or give another --out"
-                )
+                raise Held(words(found))
             self._take_away(text)
         self._over = threading.Event()
         threading.Thread(target=self._beat, name="hold", daemon=True).start()
@@ -130,7 +135,7 @@ class Hold:
 
     def _take_away(self, text):
         """Remove the file that a dead holder left, and no other that has come in its place."""
-        aside = self._path.with_name(f".{NAME}.{uuid4().hex}")
+        aside = self._path.with_name(f".{self._path.name}.{uuid4().hex}")
         with suppress(FileNotFoundError):
             self._path.rename(aside)
             if read(aside) != text and not self._path.exists():
@@ -155,7 +160,7 @@ class Hold:
                     with suppress(OSError):
                         self._claimed()
         if taker and not self._over.is_set():
-            say(f"--out {self._folder}: {words(taker)} has taken it, for this one was silent for {SILENT:g} s; it ends")
+            say(f"{self._folder}: {words(taker)} has taken it, for this one was silent for {SILENT:g} s; it ends")
             os._exit(1)
 
     def release(self):
@@ -169,5 +174,5 @@ class Hold:
 def words(found):
     """A holder as a message names it."""
     if not found:
-        return "another run"
-    return f"a run on {found.get('host')}, process {found.get('process')}, since {found.get('since')},"
+        return "another process"
+    return f"process {found.get('process')} on {found.get('host')}, since {found.get('since')},"

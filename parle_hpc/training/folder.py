@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..checkpoints import files, resume
 from ..cluster.agreement import by_first
-from ..cluster.hold import Hold
+from ..cluster.hold import Held, Hold
 from ..cluster.slurm_job import name_of_job
 from ..errors import BadInput
 from ..settings import write as write_settings
@@ -42,6 +42,8 @@ def open_output(settings):
             folder = new(folder)
         folder.mkdir(parents=True, exist_ok=True)
         hold = Hold(folder)
+    except Held as other:
+        raise BadInput(f"--out {folder}: {other} trains into it; wait for its end, or give another --out") from None
     except OSError as error:
         raise BadInput(f"--out {folder}: cannot be written ({error.strerror}); give a folder that can") from None
     if settings.resume == "never" and (folder / "metrics.jsonl").exists():

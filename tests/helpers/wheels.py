@@ -79,5 +79,9 @@ def clone(folder):
     (folder / "backend.py").write_text(BACKEND.format(helpers=str(Path(__file__).parent)))
     (folder / "parle_hpc").mkdir()
     (folder / "parle_hpc" / "__init__.py").touch()
+    # what the set-up itself stands on
+    (folder / "parle_hpc" / "cluster").mkdir()
+    for name in ("cluster/__init__.py", "cluster/hold.py", "errors.py"):
+        shutil.copy(ROOT / "parle_hpc" / name, folder / "parle_hpc" / name)
     (folder / "parle_hpc" / "train.py").write_text("print('trained in', __file__)\n")
     return folder

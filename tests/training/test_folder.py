@@ -75,7 +75,7 @@ def test_a_folder_that_a_living_run_holds_is_refused_and_a_dead_ones_is_not(tmp_
         second = ended(started(*settings, "--run.seed", 1, cwd=tmp_path))
         (line,) = our_lines(second)
         assert second.returncode == 2
-        assert f"--out {tmp_path / 'run'}: a run on {os.uname().nodename}, process {first.pid}, since 20" in line
+        assert f"--out {tmp_path / 'run'}: process {first.pid} on {os.uname().nodename}, since 20" in line
         assert load(["--recipe", str(tmp_path / "run" / "config.toml")]).run.seed == 0
     finally:
         first.send_signal(signal.SIGKILL)
