@@ -167,12 +167,12 @@ train() {
     export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
     # and gives up on a task that has not come after 300 s, whatever --run.patience says
     export SLURM_PMIX_TIMEOUT=${SLURM_PMIX_TIMEOUT:-86400}
+    # when one task dies the others would wait for it until the job's time is over; each of them is to know that
+    export SLURM_KILL_BAD_EXIT=1
     prepare_program
     launch=(
         # without the PMI of its MPI each task would be a world of its own
         --mpi="$PARLE_HPC_MPI"
-        # when one task dies the others would wait for it until the job's time is over
-        --kill-on-bad-exit=1
         # neighbours are one replica, whose gradients should stay inside a node
         --distribution=block
         # every task sees all GPUs of its node and takes the one of its number: between tasks that see one each, GPUs

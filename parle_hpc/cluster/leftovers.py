@@ -51,6 +51,11 @@ def is_left_over(environment, here):
     )
 
 
+def all_end_with_one(environment, here):
+    """Whether the launcher is known to end all ranks once one has left with a status that is not 0."""
+    return here.launcher == "Open MPI" or environment.get("SLURM_KILL_BAD_EXIT") == "1"
+
+
 def is_one_of_several_mpiruns(environment, task):
     """Whether a rank's mpirun was started as a task of srun, but not as the first, in which it may be alone."""
     daemon, mpirun = (environment.get(f"OMPI_MCA_orte_{name}_uri") for name in ("local_daemon", "hnp"))

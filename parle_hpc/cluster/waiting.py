@@ -11,7 +11,7 @@ from itertools import count
 from typing import NamedTuple
 
 from ..errors import say
-from .leftovers import is_left_over
+from .leftovers import all_end_with_one, is_left_over
 from .placement import placement
 
 PATIENCE = 600.0  # seconds to wait for other ranks before the job is ended
@@ -22,8 +22,8 @@ OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the other
 def leave(error, status, speaks=None):
     """End this process with `status` and one line from the rank that `speaks`: rank 0, as the launcher counts.
 
-    A launcher ends the whole job when the first rank leaves; so the others give that one time to speak. Where there is
-    no launcher, and what says so is left over, they speak after that too: nobody else may be there.
+    A launcher ends the whole job when the first rank leaves; so the others give that one time to speak. Those who are
+    still there then are heard too, where that means that it did not: rank 0 has nothing to complain of, or is none.
 
     Args:
         error: the line, or the exception that says it; of BadInput `speaks` says which rank.
@@ -33,8 +33,9 @@ def leave(error, status, speaks=None):
     speaks = getattr(error, "speaks", None) if speaks is None else speaks
     speaks = here.rank == 0 if speaks is None else speaks
     if not speaks:
-        time.sleep(OTHERS_WAIT)
-    if speaks or is_left_over(os.environ, here):
+        # the first of them ends the others
+        time.sleep(OTHERS_WAIT + here.rank)
+    if speaks or is_left_over(os.environ, here) or all_end_with_one(os.environ, here):
         say(str(error))
     os._exit(status)
 

@@ -1,10 +1,12 @@
 """Ranks are waited for as long as the settings say, and no longer."""
 
+import sys
 import threading
 import time
 
 import pytest
 from helpers.mpi import mpirun, our_lines
+from helpers.trainer import TRAIN
 
 from parle_hpc.cluster.diagnosis.probes import look
 
@@ -37,6 +39,15 @@ def test_in_a_script_too():
     assert "did not end within 2.5 s" in line
     assert MORE in line
     assert result.returncode == 1
+
+
+def test_a_fault_of_one_rank_alone_is_said(tmp_path):
+    """Rank 0 has none to speak of, and would wait for the other."""
+    out = ("--out", tmp_path / "run")
+    result = mpirun(1, *TRAIN, *SHORT, *out, ":", "-np", "1", sys.executable, *TRAIN, "--typo", "1", timeout=100)
+    (line,) = our_lines(result)
+    assert "--typo" in line
+    assert result.returncode == 2
 
 
 def test_a_run_that_is_saved_says_so_although_a_rank_does_not_end(tmp_path):

@@ -160,6 +160,6 @@ def test_singularity_is_apptainer_under_another_name(cluster, tmp_path):
     assert TRAINED in completed(cluster, job, tmp_path)
     environment = (tmp_path / "singularity.env").read_text().splitlines()
     assert "SINGULARITYENV_OF_THE_SITE=there it is" in environment
-    # Slurm's own bound, which --run.patience does not reach
-    assert "SLURM_PMIX_TIMEOUT=86400" in environment
+    # Slurm's own bound, which --run.patience does not reach; and that the first rank to fail ends the others
+    assert {"SLURM_PMIX_TIMEOUT=86400", "SLURM_KILL_BAD_EXIT=1"} <= set(environment)
     assert not {"PYTHONHOME", "PYTHONPATH"} & {line.split("=")[0] for line in environment}
