@@ -63,7 +63,7 @@ def made(tmp_path_factory, wheels):
         wheels, PYTHONPATH=str(away), PYTHONHOME="/nowhere", PYTHONWARNINGS="error", **elsewhere, **flags
     )
     environment.update(VIRTUAL_ENV=str(other), PATH=f"{other / 'bin'}{os.pathsep}{environment['PATH']}")
-    environment.update(OPAL_PREFIX=str(other), TMPDIR="/nowhere", PIP_PYTHON_VERSION="3.9", PIP_QUIET="3")
+    environment.update(OPAL_PREFIX=str(other), TMPDIR=str(away / "nowhere"), PIP_PYTHON_VERSION="3.9", PIP_QUIET="3")
     folder = clone(tmp_path_factory.mktemp("clones") / "a folder (x) #$HOME 'ü'")
     return folder, make(folder, environment, "train")
 
