@@ -50,27 +50,27 @@ class DataSet(NamedTuple):
     checksum: str
 
 
-def open_dataset(path, name=None, preprocessing="none", samples=None, checksum=None):
+def open_dataset(path, name=None, preprocessing="none", samples=None, checksum=None, copy=""):
     """Read and check the file of the data set `name`; None: whichever it holds.
 
     preprocessing is a kind that Preprocessing knows. With `samples` the training set is its first so many images.
-    checksum: that it must have.
+    checksum: that it must have. copy: of the file, which is read in its place.
 
     Raises BadInput where the file is missing, not HDF5, torn, lacks a group or what the preprocessing needs, or holds
     another set, or images or labels that are not as prepare writes them.
     """
     path = Path(path)
-    if not os.path.isfile(path):
+    if not copy and not os.path.isfile(path):
         raise BadInput(f"{path}: {_no_file(path, name or 'NAME')}")
     try:
         # on shared file systems a lock fails with errno 11 or 37; nobody writes these files
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(copy or path, "r", locking=False) as file:
             data = Reader(path, file, name).read(preprocessing)
     except BadInput:
         raise
     # h5py has no error of its own for a damaged file
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
-        raise BadInput(f"{path} {_not_hdf5(path, name or 'NAME', error)}") from None
+        raise BadInput(f"{path} {_not_hdf5(path, name or 'NAME', error, Path(copy or path))}") from None
     if name not in (None, data.name):
         raise BadInput(f"{path} holds {data.name}, not {name}; give --data.name {data.name}, or the file of {name}")
     if checksum not in (None, data.checksum):
@@ -106,10 +106,10 @@ def _no_file(path, name):
     return f"no such data file; {near_miss(name, path.parent)}make it{own} with {make(name, path)}"
 
 
-def _not_hdf5(path, name, error):
+def _not_hdf5(path, name, error, read):
     """What a file is that HDF5 cannot read, and what to do; nothing is advised that would write over another's."""
     try:
-        with path.open("rb") as file:
+        with read.open("rb") as file:
             start = file.read(10)
     except OSError as denied:
         return f"cannot be read ({denied.strerror})"
@@ -129,7 +129,7 @@ class Reader:
     """The open HDF5 file of a data set, whose faults are told with the command that mends them.
 
     Args:
-        path, file: the same file.
+        path: of the file, as messages name it, of which `file` may be a copy.
         name: of the set that it should be, or None.
     """
 
@@ -188,7 +188,7 @@ class Reader:
         offset, size = images.id.get_offset(), math.prod(images.shape)
         if size == 0:
             raise self._bad(f"{group}/images of shape {images.shape} holds no image")
-        if offset is None or offset + size > os.path.getsize(self._path):
+        if offset is None or offset + size > os.path.getsize(self._file.filename):
             raise self._bad(f"{group}/images is truncated")
         # before they are read: a damaged file may claim more of them than the memory holds
         if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
@@ -197,7 +197,7 @@ class Reader:
         if labels.min() < 0 or labels.max() >= classes:
             reach = f"{group}/labels reach from {labels.min()} to {labels.max()}"
             raise self._bad(f"{reach}; {classes} classes allow 0 to {classes - 1}")
-        return np.memmap(self._path, np.uint8, "r", offset, images.shape), labels
+        return np.memmap(self._file.filename, np.uint8, "r", offset, images.shape), labels
 
     def _check_images(self, what, images):
         """Raises BadInput where they are not uint8, N x C x H x W, in one piece."""

@@ -166,7 +166,8 @@ def open_data(settings, topology, out):
             path = out.absolute() / path.name
             by_first(topology, make_digits, path, 0)
     topology.together(check_copy, d.node_copy)
-    data = topology.together(open_dataset, Path(d.node_copy or path), d.name, d.preprocessing, d.samples, d.checksum)
+    which = (d.name, d.preprocessing, d.samples, d.checksum)
+    data = topology.together(open_dataset, path, *which, d.node_copy)
     d.path, d.checksum = str(path), data.checksum
     return data
 

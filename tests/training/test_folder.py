@@ -140,6 +140,11 @@ def test_a_copy_on_the_node_is_read_and_not_remembered(tmp_path, digits):
     assert result.returncode == 0, result.stderr
     assert "copy" not in (tmp_path / "run" / "config.toml").read_text()
     assert load(["--recipe", str(tmp_path / "run" / "config.toml")]).data.path == "/only/elsewhere.h5"
+    with h5py.File(copy, "a") as file:
+        del file.attrs["classes"]
+    damaged = ended(started(*settings, "--data.node_copy", copy, "--schedule.max_rounds", 3, cwd=tmp_path))
+    (line,) = our_lines(damaged)
+    assert line.startswith("/only/elsewhere.h5: attribute 'classes' is missing")
     missing = ended(started(*settings, "--data.node_copy", "/no.h5", "--schedule.max_rounds", 3, cwd=tmp_path))
     (line,) = our_lines(missing)
     assert missing.returncode == 2
