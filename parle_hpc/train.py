@@ -70,8 +70,9 @@ def run(parts):
     if not parts.finished:
         loop.train(parts)
         return
+    more = "max_rounds" if parts.settings.schedule.max_rounds == parts.rounds else "epochs"
     parts.metrics.say(
-        f"{parts.folder} holds a run that is finished: {parts.rounds} rounds; more --schedule.epochs go on with it, "
+        f"{parts.folder} holds a run that is finished: {parts.rounds} rounds; more --schedule.{more} go on with it, "
         "another --out starts anew"
     )
     parts.metrics.close()

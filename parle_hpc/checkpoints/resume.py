@@ -147,7 +147,7 @@ def check_settings(manifest, settings, folder):
         if before.get(name) != now.get(name) and name not in MAY_CHANGE:
             raise BadInput(
                 f"--{name} {now.get(name)}: the checkpoints in {folder} were made with {before.get(name)}, which a run "
-                "cannot change when it goes on; give another --out, or --resume never with a new one"
+                "cannot change when it goes on; give another --out"
             )
 
 

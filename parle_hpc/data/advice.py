@@ -46,10 +46,12 @@ def convert(path, *names):
     """
     own = [name for name in (*names, Path(path).stem) if name and name not in SOURCES and is_name(name)]
     name = own[0] if own else "mine"
-    out = Path(path).with_name(f"{name}-prepared.h5") if Path(path) == default_path(name) else None
-    command = f"{PREPARE} {name} --source {shlex.quote(str(path))}" + (f" --out {shlex.quote(str(out))}" if out else "")
-    where = f" --data.path {shlex.quote(str(out))}" if out else ""
-    return f"convert it with {command}, and give --data.name {name}{where}"
+    out, option = default_path(name), ""
+    if Path(path).absolute() == out.absolute():
+        out = Path(path).with_name(f"{name}-prepared.h5")
+        option = f" --out {shlex.quote(str(out))}"
+    command = f"{PREPARE} {name} --source {shlex.quote(str(path))}{option}"
+    return f"convert it with {command}, and train with --data.name {name} --data.path {shlex.quote(str(out))}"
 
 
 def is_name(text):

@@ -80,6 +80,7 @@ def prepare(name, source=None, out=None, channels=None):
                 file.create_group("zca").attrs.update(gcn_scale=GCN_SCALE, eps=ZCA_EPS)
                 file.create_dataset("zca/mean", data=mean, fletcher32=True)
                 file.create_dataset("zca/matrix", data=matrix, fletcher32=True)
+        notes = [*notes, *replaced(path, checksum)]
         partial.replace(path)
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror or error}); give another --out") from None
@@ -89,6 +90,18 @@ def prepare(name, source=None, out=None, channels=None):
     for note in notes:
         say(f"{name}: {note}")
     return path
+
+
+def replaced(path, checksum):
+    """What is to be said of a file that is written over, whose data came from a source of another checksum."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            before = file.attrs.get("checksum")
+    except OSError:
+        return []
+    if before in (None, checksum):
+        return []
+    return [f"{path} held other data until now, which the runs that were trained on them will miss"]
 
 
 def content(name, source, out, channels):

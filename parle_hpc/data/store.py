@@ -72,11 +72,13 @@ def open_dataset(path, name=None, preprocessing="none", samples=None, checksum=N
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
         raise BadInput(f"{path} {_not_hdf5(path, name or 'NAME', error, Path(copy or path))}") from None
     if name not in (None, data.name):
-        raise BadInput(f"{path} holds {data.name}, not {name}; give --data.name {data.name}, or the file of {name}")
+        raise BadInput(
+            f"{path} holds {data.name}, not {name}; give {name}'s file, or train with --data.name {data.name}"
+        )
     if checksum not in (None, data.checksum):
         raise BadInput(
-            f"{path} holds another data set (checksum {data.checksum}) than it should (--data.checksum {checksum}); "
-            "give the right one's file by --data.path"
+            f"{path} holds another data set (checksum {data.checksum}) than it should ({checksum}); give the "
+            "right one's file by --data.path"
         )
     if samples is None:
         return data
@@ -138,8 +140,8 @@ class Reader:
         found = file.attrs.get("name")
         found = found if isinstance(found, str) else None
         # prepare alone writes it
-        prepared = "checksum" in file.attrs
-        self._again = anew(found or name or "NAME", path) if prepared else convert(path, found, name)
+        self._prepared = "checksum" in file.attrs
+        self._again = anew(found or name or "NAME", path) if self._prepared else convert(path, found, name)
 
     def read(self, preprocessing):
         """The DataSet. Raises BadInput."""
@@ -162,7 +164,8 @@ class Reader:
     def _attributes(self):
         for name in ("name", "classes"):
             if name not in self._file.attrs:
-                raise self._bad(f"attribute {name!r} is missing")
+                by_hand = "" if self._prepared else ", prepare has not made it"
+                raise self._bad(f"attribute {name!r} is missing{by_hand}")
         name, classes = self._file.attrs["name"], self._file.attrs["classes"]
         if not isinstance(name, str):
             raise self._bad("attribute 'name' must be a text")

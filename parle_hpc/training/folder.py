@@ -83,6 +83,8 @@ def find_checkpoint(settings, folder, topology):
             )
     if stored is not None:
         resume.check_settings(stored.manifest, settings, stored.folder)
+    elif (folder / "metrics.jsonl").exists():
+        lines.append(f"{folder}: no complete checkpoint of the run that was here, which starts anew")
     return stored, lines
 
 

@@ -7,6 +7,7 @@ samples_per_second and what the coupling took, start the number of ranks.
 
 import json
 import math
+import os
 import sys
 import time
 from datetime import datetime
@@ -80,9 +81,13 @@ class Metrics:
         """One line for people, on the screen and, with the time, in train.log."""
         self._append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S} {message}")
         if self._folder:
-            with self._bar.external_write_mode():
-                sys.stdout.write(message + "\n")
-                sys.stdout.flush()
+            try:
+                with self._bar.external_write_mode():
+                    sys.stdout.write(message + "\n")
+                    sys.stdout.flush()
+            except OSError:
+                # nobody listens any more, as after `| head`: the log has it all, and the run goes on
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
     def close(self):
         """Leave the terminal to others."""

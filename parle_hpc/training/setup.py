@@ -142,7 +142,11 @@ def set_up(settings, topology, preemption, out):
         saving=make_saving(settings, t, saver, optimizer, model, tally, metrics, watchdog, images),
         validator=make_validator(settings, t, optimizer, validation, seen, out, metrics),
         trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", rank),
-        news=[headline(settings, t, data, params, rounds, optimizer.round_length, device), *news],
+        news=[
+            headline(settings, t, data, params, rounds, optimizer.round_length, device),
+            f"writes into {out}, with seed {settings.run.seed}",
+            *news,
+        ],
     )
 
 

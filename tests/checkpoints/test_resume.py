@@ -210,7 +210,7 @@ def test_on_a_signal_it_saves_and_the_same_command_goes_on(whole, signalled, gon
     seconds = [json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert seconds == sorted(seconds)
     # a third time there is nothing to do
-    assert "holds a run that is finished: 12 rounds" in gone_on["finished"][1]
+    assert "holds a run that is finished: 12 rounds; more --schedule.max_rounds go on" in gone_on["finished"][1]
 
 
 @pytest.mark.cluster

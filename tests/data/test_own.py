@@ -439,3 +439,16 @@ def test_the_two_commands_of_the_docs(tmp_path):
     shapes = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim > 1]
     assert shapes[0][1] == 3
     assert shapes[-1][0] == 5
+
+
+def test_a_file_that_is_written_over_is_said_to_be_another(tmp_path, capsys):
+    for value, words in ((1, ""), (1, ""), (2, "held other data until now")):
+        images = np.full((6, 8, 8), value, np.uint8)
+        images[0, 0, 0] = 255
+        parts = {f"{part}_{name}": v for part in ("train", "test") for name, v in
+                 (("images", images), ("labels", np.arange(6) % 2))}  # fmt: skip
+        np.savez(tmp_path / "cells.npz", **parts)
+        prepare("cells", tmp_path / "cells.npz", tmp_path / "cells.h5")
+        said = capsys.readouterr().err
+        assert words in said
+        assert ("until now" in said) == bool(words)

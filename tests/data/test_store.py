@@ -192,7 +192,9 @@ def test_the_output_must_be_a_file(tmp_path):
 
 def test_a_file_of_another_data_set_is_refused(digits):
     for name in ("mnist", "mine"):
-        with pytest.raises(BadInput, match=f"digits.h5 holds digits, not {name}; give --data.name digits, or"):
+        with pytest.raises(
+            BadInput, match=f"holds digits, not {name}; give {name}.s file, or train with --data.name d"
+        ):
             open_dataset(digits, name)
 
 
@@ -205,6 +207,9 @@ def by_hand(path, images=None, labels=None, **options):
             file.create_dataset(f"{part}/images", data=right if images is None else images(right), **options)
             file[f"{part}/labels"] = np.arange(20) % 5 if labels is None else labels(np.arange(20) % 5)
     return right
+
+
+CELLS = "--data.name cells --data.path data/cells.h5"
 
 
 @pytest.mark.parametrize(
@@ -229,7 +234,7 @@ def test_a_file_written_by_hand_is_right_or_told_the_command_that_makes_it_right
             open_dataset("my cells.h5", name)
         assert all(word in str(error.value) for word in words), error.value
         command = "python -m parle_hpc.data.prepare cells --source 'my cells.h5'"
-        assert str(error.value).endswith(f"; convert it with {command}, and give --data.name cells")
+        assert str(error.value).endswith(f"; convert it with {command}, and train with {CELLS}")
     data = open_dataset(prepare("cells", "my cells.h5"), "cells")
     images = data.train.images if data.train.images.shape[1] == 3 else np.repeat(data.train.images, 3, 1)
     assert np.array_equal(images, right if images.shape[1] == data.train.images.shape[1] else right[:, :1].repeat(3, 1))
@@ -266,17 +271,21 @@ def test_advice_knows_the_set_and_never_writes_over_what_the_user_has(digits, tm
     anew = "prepare it anew with python -m parle_hpc.data.prepare"
     convert = "convert it with python -m parle_hpc.data.prepare"
     for path, name, words in (
-        ("data/cells.h5", "cells", f"{convert} cells --source data/cells.h5 --out data/cells-prepared.h5, and give "),
-        ("bare.h5", "digits", f"bare.h5: attribute 'name' is missing; {convert} bare --source bare.h5, and give --da"),
-        ("bare.h5", "cells", f"{convert} cells --source bare.h5, and give --data.name cells"),
-        ("photos.npz", "digits", f"{convert} photos --source photos.npz, and give --data.name photos"),
+        ("data/cells.h5", "cells", f"{convert} cells --source data/cells.h5 --out data/cells-prepared.h5, and train "),
+        (
+            "bare.h5",
+            "digits",
+            f"bare.h5: attribute 'name' is missing, prepare has not made it; {convert} bare --s",
+        ),
+        ("bare.h5", "cells", f"{convert} cells --source bare.h5, and train with {CELLS}"),
+        ("photos.npz", "digits", f"{convert} photos --source photos.npz, and train with --data.name photos --data."),
         (
             "cifar-10.tar.gz",
             "cifar10",
             f"{convert} cifar10 --source cifar-10.tar.gz, and give --data.path data/cifar10.h5",
         ),
         ("cifar-10.tar.gz", "digits", f"{convert} mine --source cifar-10.tar.gz"),
-        ("cifar-10.tar.gz", "cells", f"{convert} cells --source cifar-10.tar.gz, and give --data.name cells"),
+        ("cifar-10.tar.gz", "cells", f"{convert} cells --source cifar-10.tar.gz, and train with {CELLS}"),
         ("empty.h5", "mnist", f"{anew} mnist --out empty.h5"),
         ("torn.h5", "mnist", f"{anew} mnist --out torn.h5"),
         ("torn.h5", "cells", f"{anew} cells --source FILE --out torn.h5"),

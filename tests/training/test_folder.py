@@ -59,6 +59,11 @@ def test_runs_that_start_at_once_have_a_folder_each(four):
     assert [result.returncode for result in results] == [0] * 4, results
     runs = list((folder / "runs").iterdir())
     assert sorted(load(["--recipe", str(run / "config.toml")]).run.seed for run in runs) == [0, 1, 2, 3]
+    for seed, result in enumerate(results):
+        (told,) = [line for line in result.stdout.splitlines() if line.startswith("writes into ")]
+        run = folder / told.split()[2].rstrip(",")
+        assert told.endswith(f"with seed {seed}")
+        assert load(["--recipe", str(run / "config.toml")]).run.seed == seed
     for run in runs:
         assert [len(events(run, name)) for name in ("start", "round", "end")] == [1, 2, 1]
         assert not (run / "running.json").exists()
@@ -106,7 +111,7 @@ def test_what_a_run_leaves_is_used_from_elsewhere(four, tmp_path, digits):
     line = refused(open_run, moved, other)
     assert refused(study, [moved, run], other) == refused(study_of_replicas, moved, other) == line
     assert f"{other} holds another data set (checksum " in line
-    assert f"--data.checksum {written.checksum}" in line
+    assert f"than it should ({written.checksum})" in line
 
 
 def refused(function, *arguments):
@@ -149,6 +154,21 @@ def test_a_copy_on_the_node_is_read_and_not_remembered(tmp_path, digits):
     (line,) = our_lines(missing)
     assert missing.returncode == 2
     assert line.startswith(f"--data.node_copy /no.h5: no such file on {os.uname().nodename}")
+
+
+def test_a_run_that_nobody_listens_to_any_more_goes_on(tmp_path, digits):
+    """As after `| head -1`; and one whose only checkpoint is not complete says that it starts anew."""
+    settings = ["--data.path", digits, "--out", tmp_path / "run"]
+    process = started(*settings, cwd=tmp_path)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(200) == 0
+    assert "written" in (tmp_path / "run" / "train.log").read_text()
+    for path in tmp_path.glob("run/checkpoints/*/manifest.json"):
+        path.unlink()
+    again = ended(started(*settings, cwd=tmp_path))
+    assert f"{tmp_path / 'run'}: no complete checkpoint of the run that was here, which starts anew" in again.stdout
 
 
 def test_where_the_current_folder_cannot_be_written_the_digits_go_to_the_run(tmp_path):

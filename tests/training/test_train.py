@@ -46,7 +46,10 @@ WRONG = {
         ("--data.path", "{folder}/small.h5", "--data.name", "small"),
         ("--model.name lenet", "1 x 8 x 8", "take wrn"),
     ),
-    "another": (("--data.path", "{folder}/small.h5"), ("small.h5 holds small, not digits; give --data.name small",)),
+    "another": (
+        ("--data.path", "{folder}/small.h5"),
+        ("small.h5 holds small, not digits; give digits's file, or train with",),
+    ),
     "torn": (("--data.path", "{folder}/torn.h5"), ("torn.h5 is not a complete HDF5 file",)),
     "out": (("--out", "{folder}/torn.h5/run"), ("--out", "cannot be written")),
     "cuda": (("--run.device", "cuda"), ("--run.device cuda",)),
