@@ -115,7 +115,7 @@ class Hold:
         mine = {"id": uuid4().hex, "process": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}", **here()}
         self._text = json.dumps({**mine, "begun": begun(os.getpid())})
         while not self._claimed():
-            text = read(self._path)
+            text = self._read_whole()
             if text is None:
                 continue
             found = understood(text)
@@ -132,6 +132,13 @@ class Hold:
         except FileExistsError:
             return False
         return True
+
+    def _read_whole(self):
+        """The file's text; one that is made at this moment is waited for."""
+        until = time.monotonic() + BEAT / 5
+        while (text := read(self._path)) == "" and time.monotonic() < until:
+            time.sleep(BEAT / 500)
+        return text
 
     def _take_away(self, text):
         """Remove the file that a dead holder left, and no other that has come in its place."""

@@ -46,7 +46,7 @@ def told(folder, **differs):
 
 
 def holder(folder):
-    return understood(read(folder / hold.NAME))
+    return understood(read(folder / hold.NAME) or "")
 
 
 def dead():
@@ -146,7 +146,7 @@ def test_its_file_comes_back_where_somebody_removed_it(tmp_path):
     assert one.stdout.readline() == "held\n"
     (tmp_path / hold.NAME).unlink()
     until = time.monotonic() + 30
-    while not (tmp_path / hold.NAME).exists() and time.monotonic() < until:
+    while "process" not in holder(tmp_path) and time.monotonic() < until:
         time.sleep(0.05)
     assert holder(tmp_path)["process"] == one.pid
     one.kill()

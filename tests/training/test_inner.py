@@ -1,7 +1,7 @@
 """Runs with an optimiser inside: they learn, and one that is interrupted goes on bit for bit, or with other ranks."""
 
 import pytest
-from helpers.mpi import mpirun, pass_in_turn
+from helpers.mpi import pass_in_turn
 from helpers.trainer import TRAIN, equal, events
 
 COSINE = ["--schedule.kind", "cosine", "--schedule.warmup", 0.1, "--schedule.inner", "true", "--schedule.epochs", 1]
@@ -14,18 +14,32 @@ def settings(name, digits, out, rounds):
     return [*TRAIN, *rate, *COSINE, *CUT, *given]
 
 
+INSIDE = ("adamw", "muon")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, digits):
+    """By name and kind (whole, parts) the folder of a run of 10 rounds on 2 x 2 ranks, of which `parts` had a break."""
+    folder = tmp_path_factory.mktemp("inner")
+    rounds = [(name, kind, last) for name in INSIDE for kind, last in (("whole", 10), ("parts", 6), ("parts", 10))]
+    commands = [settings(name, digits, folder / name / kind, last) for name, kind, last in rounds]
+    pass_in_turn(4, *commands, timeout=400)
+    return folder
+
+
 @pytest.mark.cluster
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_it_learns_and_goes_on(tmp_path, digits, name):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    runs = [settings(name, digits, whole, 10), settings(name, digits, parts, 6), settings(name, digits, parts, 10)]
-    pass_in_turn(4, *runs, timeout=400)
-    assert equal(whole, parts)
-    assert events(whole, "validate")[-1]["val_error"] < 20
-    other = mpirun(3, *settings(name, digits, parts, 12), "--replicas", "3", timeout=300)
-    assert other.returncode == 0, other.stderr
-    assert "goes on with 3 x 1 ranks after 2 x 2" in other.stdout
-    assert events(parts, "validate")[-1]["val_error"] < 20
+@pytest.mark.parametrize("name", INSIDE)
+def test_it_learns_and_goes_on_bit_for_bit(runs, name):
+    assert equal(runs / name / "whole", runs / name / "parts")
+    assert events(runs / name / "whole", "validate")[-1]["val_error"] < 20
+
+
+@pytest.mark.cluster
+def test_it_goes_on_with_other_ranks(runs, digits):
+    three = [[*settings(name, digits, runs / name / "parts", 12), "--replicas", "3"] for name in INSIDE]
+    for name, printed in zip(INSIDE, pass_in_turn(3, *three, timeout=300), strict=True):
+        assert "goes on with 3 x 1 ranks after 2 x 2" in printed
+        assert events(runs / name / "parts", "validate")[-1]["val_error"] < 20
 
 
 @pytest.mark.parametrize(
