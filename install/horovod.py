@@ -295,9 +295,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        stop("interrupted; the same command begins again")
-    except OSError as error:
-        stop(f"{error}; a full disk, a quota or a file system that is away?")
+    machine.run_script(main)

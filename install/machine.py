@@ -37,6 +37,16 @@ def stop(message):
     sys.exit(2)
 
 
+def run_script(main):
+    """main(), whose interruption, or file that cannot be read or written, is a line too."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        stop("interrupted; the same command begins again")
+    except OSError as error:
+        stop(f"{error}; a full disk, a quota or a file system that is away?")
+
+
 def first_error(log):
     """The line of an output that says what went wrong: the first that names an error, or the last."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]

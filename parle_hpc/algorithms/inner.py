@@ -14,9 +14,8 @@ import torch
 from ..equations import eq_8a_apart
 
 PREFIX = "inner."  # of the names of its state in a checkpoint
-ABOUT = (
-    f"{PREFIX}about"  # JSON, as bytes: settings of its groups, numbers in its state, shapes and types of its tensors
-)
+# JSON, as bytes: settings of its groups, numbers in its state, shapes and types of its tensors
+ABOUT = f"{PREFIX}about"
 
 
 class Inner:
