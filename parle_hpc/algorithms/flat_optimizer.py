@@ -8,13 +8,12 @@ from typing import Any
 import torch
 
 from ..cluster.fingerprint import digest, in_memory_order
+from ..cluster.gradients import START
 from ..cluster.waiting import counted
 from ..coupling.terms import Terms
 from .flat_state import FlatState
 from .layout import cut, joined
 
-# 0 where a state was loaded, since the weights may differ then
-START = "the weights at the start (call topology.broadcast before the first step)"
 SGD_ROUND = 25  # SGD and Elastic-SGD have no rounds, but are counted, reported and saved in rounds of this many steps
 
 

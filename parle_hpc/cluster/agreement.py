@@ -50,6 +50,12 @@ class Group:
         """Maximum of float64 values over the ranks, elementwise."""
         return self._reduce(values, "MAX")
 
+    def compare(self, names, values, where):
+        """Raise Disagreement where a rank's `values`, the numbers that `names` stand for, are not those of all."""
+        rows = np.zeros((self.size, len(names)))
+        rows[self.rank] = values
+        compare(names, self.sum(rows.ravel()).reshape(rows.shape).tolist(), self._ranks, where, shown=names)
+
     def _reduce(self, values, op):
         mine = np.array(values, np.float64)
         if self.size == 1:

@@ -11,7 +11,9 @@ from .waiting import called, waits
 
 SPARSE = "sparse gradients are not supported: the state is dense"
 WIDTH = 21  # bits of a number that survives division by m, and times m again, in float32
+START = "the weights at the start (call topology.broadcast before the first step)"
 FACTS = ("the shapes of the parameters", "the weights", "the number of optimiser steps")
+FIRST_FACTS = (FACTS[0], START, FACTS[2])
 WHERE = "average_gradients: the ranks of a replica do not agree"
 optimiser_of = WeakTensorKeyDictionary()  # {parameter: weak reference to the FlatOptimizer that moves it}
 GONE = 20.0  # seconds after which a rank that Horovod says is gone is believed to be
@@ -56,7 +58,7 @@ class GradientMean:
         flat = torch.cat([*gradients, *self._tail(params, has, dtype, sum(o.steps for o in optimisers))])
         self._reduce(flat, params)
         present, facts = torch.split(flat[sum(sizes) :], [len(params), m * len(FACTS)])
-        self._unread = Unread(facts * m, m)
+        self._unread = Unread(facts * m, m, FIRST_FACTS if self._calls == 1 else FACTS)
         if not flat.is_cuda:
             self._read()
         if not all(has):
@@ -106,15 +108,15 @@ class GradientMean:
 
     def _read(self):
         if self._unread is not None:
-            rows, self._unread = self._unread.rows(), None
-            compare(FACTS, rows, self.ranks, WHERE, shown=FACTS[2:])
+            unread, self._unread = self._unread, None
+            compare(unread.names, unread.rows(), self.ranks, WHERE, shown=FACTS[2:])
 
 
 class Unread:
     """The facts of all ranks, on their way from the device."""
 
-    def __init__(self, facts, m):
-        self._facts, self._m, self._arrived = facts, m, None
+    def __init__(self, facts, m, names):
+        self._facts, self._m, self._arrived, self.names = facts, m, None, names
         if facts.is_cuda:
             self._facts = torch.empty(facts.shape, dtype=facts.dtype, pin_memory=True).copy_(facts, non_blocking=True)
             self._arrived = torch.cuda.Event()

@@ -8,6 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..cluster.agreement import Group
+from ..cluster.gradients import optimiser_of
 from ..errors import BadInput
 
 
@@ -28,14 +29,23 @@ def batchnorm_of_reference(model: torch.nn.Module, batches: Iterable[Any], topol
             part is enough. A mini-batch of one sample is left out.
         topology: Topology, over all of whose ranks this is collective; None for one process.
 
-    Raises BadInput where there is BatchNorm, and no rank has a mini-batch of two samples.
+    Raises BadInput where there is BatchNorm, and no rank has a mini-batch of two samples, and Disagreement where the
+    ranks' optimisers have not done equally many steps.
     """
-    device = next(model.parameters()).device
+    device, group = next(model.parameters()).device, Group(None if topology is None else topology.world)
+    compare_steps(model, group)
     inputs = (batch[0] if isinstance(batch, list | tuple) else batch for batch in batches)
     moved = (x.to(device) for x in inputs if len(x) > 1)
     with untouched(model):
-        recompute_statistics(model, moved, Group(None if topology is None else topology.world))
+        recompute_statistics(model, moved, group)
         yield
+
+
+def compare_steps(model, group):
+    """Raise Disagreement where the steps of the optimisers that move the model differ in the group; collective."""
+    optimisers = {optimiser_of.get(p, lambda: None)() for p in model.parameters()} - {None}
+    steps = sum(optimiser.steps for optimiser in optimisers)
+    group.compare(["the number of steps of the optimiser"], [steps], "batchnorm_of_reference: the ranks do not agree")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ WITH_A_LINE = [
     ("one step fewer", "2x1", DISAGREE, "the number of calls of at_reference is 4 on rank 0, 5 on rank 1"),
     ("one step more", "2x1", DISAGREE, "the number of steps of the optimiser is 10 on rank 0, 11 on rank 1"),
     ("one step more in mid round", "2x1", DISAGREE, "the step of the last at_reference is 1 on rank 0, 2 on rank 1"),
+    ("one step more before a validation", "2x1", DISAGREE, "the number of steps of the optimiser is 6 on rank 0, 7 on"),
     ("other L", "2x2", DISAGREE, "L is 4 on rank 1, 5 on rank 3"),
     ("other network", "2x1", DISAGREE, "the number of weights is 19 on rank 0, 18 on rank 1"),
     ("other network", "1x2", DISAGREE, "the number of their weights is 19 on rank 0, 18 on rank 1"),
@@ -25,8 +26,8 @@ WITH_A_LINE = [
     ("other shape", "1x2", DISAGREE, "the shapes of the parameters differ between rank 0 and rank 1"),
     ("other algorithm", "2x1", DISAGREE, "the algorithms, or their ways, differ between rank 0 and rank 1"),
     ("other reference", "2x1", DISAGREE, "the algorithms, or their ways, differ between rank 0 and rank 1"),
-    ("other weights at the start", "1x2", DISAGREE, "the weights differ between rank 0 and rank 1"),
-    ("other weights at the start", "2x2", DISAGREE, "the weights differ between rank 0 and rank 1"),
+    ("other weights at the start", "1x2", DISAGREE, "the weights at the start (call topology.broadcast before"),
+    ("other weights at the start", "2x2", DISAGREE, "the weights at the start (call topology.broadcast before"),
     ("other weights at the start", "2x1", DISAGREE, "the weights at the start (call topology.broadcast before"),
     ("never averaged", "1x2", DISAGREE, "a round in which average_gradients was not called"),
     ("alone at the reference", "2x1", DISAGREE, "the number of calls of at_reference is 1 on rank 0, 2 on rank 1"),
@@ -83,6 +84,7 @@ def test_what_differs_is_said_in_one_line(case, shape, status, line):
     lines = our_lines(result)
     assert result.returncode == status, result.stdout + result.stderr
     assert len(lines) == 1, lines
+    assert "validated" not in result.stdout
     assert line in lines[0]
     assert "dead" not in lines[0]
 

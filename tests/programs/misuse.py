@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from parle_hpc import Parle, Topology
+from parle_hpc import Parle, Topology, batchnorm_of_reference
 
 L, STEPS, at = 4, 10, 1
 case, replicas = sys.argv[1], int(sys.argv[2])
@@ -79,6 +79,16 @@ def one_step_more_in_mid_round():
     validate(o)
     train(o)
     tell(o)
+
+
+def one_step_more_before_a_validation():
+    """In the first round, so that no mean has told of it; the validation would print a number that looks right."""
+    o = make()
+    train(o, 6 + alone, every=100)
+    model = torch.nn.Module()
+    model.w, model.v = w, v
+    with o.at_reference(), batchnorm_of_reference(model, [], t):
+        print("validated", flush=True)
 
 
 def other_L():
