@@ -29,4 +29,4 @@ def write(settings, path):
     """The settings in force as a TOML file that `--recipe` takes, on any machine that has the data set's file."""
     elsewhere = {"recipe": True, "out": True, "resume": True, "data": {"node_copy"}}
     tables = settings.model_dump(exclude=elsewhere, exclude_none=True)
-    path.write_text(f"# recipe {settings.recipe}\n{tomlkit.dumps(tables)}", encoding="utf-8")
+    path.write_text(f"# recipe {settings.recipe or settings.task.file}\n{tomlkit.dumps(tables)}", encoding="utf-8")
