@@ -39,6 +39,8 @@ from .own import HOW, SUFFIXES, read_own
 from .preprocess import GCN_SCALE, WHITENED, ZCA_EPS, fit_zca
 from .sources import SOURCES
 
+BUILT_IN = ("digits",)  # which need no source
+
 
 def channel_statistics(images):
     """Mean and standard deviation of each channel, of 0 to 1, from counts of the 256 values."""

@@ -125,14 +125,17 @@ def kind_of(table, file, name, open_task):
         raise error if isinstance(error, BadInput) else BadInput(f"--task.file {brief(file)}: {error}") from None
 
 
+def not_taken(task):
+    """(Section, key) of the settings that say nothing of the task that section `task` names."""
+    taken = {} if task.file else TAKEN[task.name or IMAGES]
+    return [(section, key) for section, keys in OF_TASKS.items() for key in sorted(keys - taken.get(section, set()))]
+
+
 def refuse_what_is_another_tasks(tables, task):
     """Raises BadInput where a setting is given that says nothing of this task."""
-    name = task.name or IMAGES
-    taken = {} if task.file else TAKEN[name]
-    for section, keys in OF_TASKS.items():
-        for key in tables.get(section, {}):
-            if key in keys and key not in taken.get(section, ()):
-                whose = " and ".join(other for other, its in TAKEN.items() if key in its.get(section, ()))
-                raise BadInput(
-                    f"--{section}.{key}: belongs to the task {whose}, not to {task.file or name}; leave it out"
-                )
+    for section, key in not_taken(task):
+        if key in tables.get(section, {}):
+            whose = " and ".join(other for other, its in TAKEN.items() if key in its.get(section, ()))
+            raise BadInput(
+                f"--{section}.{key}: belongs to the task {whose}, not to {task.file or task.name}; leave it out"
+            )

@@ -53,6 +53,9 @@ class Data(Section):
         description="none: 0 to 1; standardize: less each channel's mean, over its standard deviation; gcn: global "
         "contrast normalisation; zca: gcn, then ZCA, section 4.3",
     )
+    workers: int = Field(
+        0, ge=0, le=1024, description="processes a rank that read samples ahead, for data that are slow to read"
+    )
     augment: bool = Field(False, description="mirror training images by chance, and shift them by up to 4 pixels")
 
 
@@ -178,6 +181,7 @@ class TaskSection(Section):
         description="of the task: images or language, which come with parle_hpc (images where not given), or the "
         "class in the file, where it has several",
     )
+    checksum: str | None = Field(None, description="of that file, as config.toml of a run has it")
 
 
 class NoOptions(Section):

@@ -105,6 +105,8 @@ def with_line(function, path, told):
         return function()
     except SyntaxError as error:
         raise BadInput(f"{told}: {Path(error.filename or '?').name}, line {error.lineno}: {error.msg}") from None
+    except BadInput:
+        raise
     except (Exception, SystemExit) as error:
         raise BadInput(f"{told}: {in_words(error, path)}") from None
 
@@ -112,10 +114,15 @@ def with_line(function, path, told):
 def in_words(error, path=None):
     """An exception of a user's code in a line: where in `path` (None: where at all), and what."""
     frames = traceback.extract_tb(error.__traceback__)
-    mine = [frame for frame in frames if path is not None and frame.filename == str(path)] or frames
+    mine = [frame for frame in frames if frame.filename == str(path)]
+    mine = mine or [frame for frame in frames if not frame.filename.startswith("<") and not ours(frame)]
     first_line = str(error).strip().partition("\n")[0]
     place = f"{Path(mine[-1].filename).name}, line {mine[-1].lineno}: " if mine else ""
     return f"{place}{type(error).__name__}: {first_line}"
+
+
+def ours(frame):
+    return frame.filename.startswith(str(Path(__file__).parent.parent))
 
 
 def settings_for(file, name):
