@@ -198,25 +198,36 @@ def of_session(leader):
     return found
 
 
-def started(*arguments):
-    """The program loads.py, in a session of its own."""
-    command = [sys.executable, PROGRAMS / "loads.py", *arguments]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=ENVIRONMENT, text=True, start_new_session=True, **streams)
+@pytest.fixture
+def start():
+    """Starts the program loads.py, in a session of its own."""
+    programs = []
+
+    def start(*arguments):
+        command = [sys.executable, PROGRAMS / "loads.py", *arguments]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        programs.append(subprocess.Popen(command, env=ENVIRONMENT, text=True, start_new_session=True, **streams))
+        return programs[0]
+
+    yield start
+    for pid in of_session(programs[0].pid):
+        os.kill(pid, signal.SIGKILL)
 
 
-def test_signals_that_ask_a_rank_for_an_end_do_not_reach_its_workers():
+@pytest.mark.cluster
+def test_signals_that_ask_a_rank_for_an_end_do_not_reach_its_workers(start):
     assert set(ASKING) == set(SIGNALS)
-    program = started("under_signals")
+    program = start("under_signals")
     _, errors = program.communicate(timeout=120)
     assert (program.returncode, errors) == (0, "")
     until(lambda: not of_session(program.pid))
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(("way", "status"), [("waits", -9), ("exits", 3), ("closes", 4), ("raises", 1), ("starts", 5)])
-def test_no_worker_stays_however_its_rank_ends(tmp_path, way, status):
+def test_no_worker_stays_however_its_rank_ends(start, tmp_path, way, status):
     """One worker is in the middle of a message that nobody reads, the other never comes back from its data set."""
-    program = started(way, tmp_path / "stuck")
+    program = start(way, tmp_path / "stuck")
     assert program.stdout.readline() == "stuck\n"
     if way == "waits":
         assert len(of_session(program.pid)) == 4  # and multiprocessing's tracker of resources

@@ -39,7 +39,7 @@ def under_signals():
             for number in ASKING:
                 os.killpg(0, number)
 
-    thread = threading.Thread(target=send)
+    thread = threading.Thread(target=send, daemon=True)
     thread.start()
     loader = loader_of(Source(Drawing()))
     found = [loader(step)[0][1]["index"].item() for step in range(300)]
