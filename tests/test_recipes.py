@@ -78,7 +78,8 @@ def trained(small, tmp_path_factory):
 
 
 def ranks_of(recipe):
-    return load(["--recipe", recipe]).replicas or 2
+    """6 where the recipe says how many replicas there are, 3 or 6; else 2."""
+    return 6 if load(["--recipe", recipe]).replicas else 2
 
 
 def two_rounds(recipe, small):
@@ -103,9 +104,11 @@ def half(algorithm, small):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", recipe_names())
 def test_it_trains_two_rounds(trained, name):
-    ranks, model = ranks_of(name), load(["--recipe", name]).model.name
+    ranks, settings = ranks_of(name), load(["--recipe", name])
     folder, printed = trained(ranks)[name]
-    assert f"{ranks} replicas x 1 rank, {model}" in printed
+    n = settings.replicas or 2
+    assert f"{n} replicas x {ranks // n} rank" in printed
+    assert f", {settings.model.name}" in printed
     assert [e["step"] for e in events(folder, "round")] == [2, 4]
     assert 0 < events(folder, "validate")[-1]["val_error"] <= 100
 
