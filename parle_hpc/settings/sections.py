@@ -1,23 +1,12 @@
-"""Settings: typed, checked, from a recipe and the command line.
-
-A recipe is a short TOML file of what differs from the defaults below, or from another recipe: `extends = "NAME"`, or a
-file beside it. A table named after an algorithm holds what differs again where that algorithm is chosen, e.g.
-[sgd.schedule] beside [schedule].
-"""
+"""Every setting, with its type, its bounds and its default."""
 
 from typing import Annotated, Literal
 
-import tomlkit
-import tomlkit.exceptions
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import CliSettingsSource, SettingsError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from .errors import BadInput, brief, nearest, possible_name
-from .paths import expand
-from .recipes import merge, read_recipe
+from ..errors import possible_name
+from ..paths import expand
 
-PROGRAM = "python -m parle_hpc.train"
-EVERYTHING = f"{PROGRAM} --help lists what there is"
 ALGORITHMS = ("parle", "entropy_sgd", "elastic_sgd", "sgd")
 DATA_PARALLEL = ("entropy_sgd", "sgd")  # one replica over all ranks
 ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the others one pass
@@ -196,121 +185,3 @@ class Settings(Section):
     algorithm: Algorithm = Algorithm()
     schedule: Schedule = Schedule()
     run: Run = Run()
-
-
-def option_names():
-    """Every option of the command line, without its dashes."""
-    names = ["help"]
-    for name, field in Settings.model_fields.items():
-        section = (
-            field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, Section) else None
-        )
-        names += [f"{name}.{key}" for key in section.model_fields] if section else [name]
-    return names
-
-
-def read_command_line(arguments):
-    """The given settings as nested tables, unchecked."""
-    names = option_names()
-    for argument in arguments:
-        name = argument[2:].partition("=")[0]
-        if argument.startswith("--") and name not in names:
-            raise BadInput(f"--{name}: unknown setting; {nearest(name, names, EVERYTHING)}")
-    try:
-        source = CliSettingsSource(
-            Settings,
-            cli_prog_name=PROGRAM,
-            cli_parse_args=arguments,
-            cli_exit_on_error=False,
-            cli_avoid_json=True,
-            cli_hide_none_type=True,
-        )
-        return source()
-    except SettingsError as error:
-        raise BadInput(str(error).removeprefix("error parsing CLI: ").replace("argument ", "", 1)) from None
-
-
-def one_line(error, recipe):
-    """The first complaint of pydantic as one line with the setting's name, value and what would be right."""
-    first = error.errors()[0]
-    name = brief(".".join(str(part) for part in first["loc"]))
-    if first["type"] == "extra_forbidden":
-        # an unknown option of the command line has not come this far
-        return f"--recipe {recipe}: {name!r} is an unknown setting; {nearest(name, option_names(), EVERYTHING)}"
-    message = first["msg"].replace("Input should be", "must be").replace("Value error, ", "").replace("'", "")
-    return f"--{name} {brief(first['input'])}: {message[0].lower()}{message[1:]}"
-
-
-def load(arguments):
-    """Settings from a command line (a list of strings), the recipe it names, and the defaults.
-
-    Raises BadInput, with one line that names the setting, for anything wrong in them; exits 0 after --help.
-    """
-    given = read_command_line(arguments)
-    source = given.get("recipe", Settings.model_fields["recipe"].default)
-    try:
-        path = expand(source)
-    except ValueError as error:
-        raise BadInput(f"--recipe {brief(source)}: {error}") from None
-    recipe = read_recipe(path)
-    variants = {name: recipe.pop(name, {}) for name in ALGORITHMS}
-    for name, table in variants.items():
-        if not isinstance(table, dict):
-            raise BadInput(f"--recipe {source}: [{name}] must be a table of sections, not {brief(repr(table))}")
-    algorithm = merge(recipe, given).get("algorithm", {})
-    chosen = algorithm.get("name", "parle") if isinstance(algorithm, dict) else "parle"
-    variant = variants[chosen] if chosen in ALGORITHMS else {}
-    tables = merge(merge(recipe, variant), given)
-    try:
-        return Settings(**tables)
-    except ValidationError as error:
-        raise BadInput(one_line(error, source)) from None
-
-
-def settle(settings, size):
-    """Settle the number of replicas for `size` ranks. Raises BadInput for settings that exclude each other."""
-    name = settings.algorithm.name
-    if settings.replicas is None:
-        settings.replicas = default_replicas(name, size)
-    if name in DATA_PARALLEL and settings.replicas > 1:
-        raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
-    if name != "parle" and settings.algorithm.inside == "workers":
-        raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
-    if name != "parle" and settings.algorithm.payload != "full":
-        raise BadInput(f"--algorithm.payload bfloat16: belongs to parle, not to {name}; leave it out")
-
-    settle_inner(settings, name)
-
-
-def settle_inner(settings, name):
-    """Raises BadInput where what is asked of the optimiser inside does not fit the algorithm `name`."""
-    a = settings.algorithm
-    if settings.schedule.inner and a.inner == "sgd":
-        raise BadInput(
-            "--schedule.inner true: eta' of (8a) is never annealed; give --algorithm.inner adamw or muon, too"
-        )
-    if a.inner == "sgd":
-        return
-    if name not in ROUNDS:
-        raise BadInput(f"--algorithm.inner {a.inner}: belongs to parle and entropy_sgd, not to {name}; leave it out")
-    if a.inner_lr is None:
-        raise BadInput(f"--algorithm.inner {a.inner}: needs its rate, eta', such as --algorithm.inner_lr 0.001")
-    if settings.schedule.lr >= 1:
-        raise BadInput(
-            f"--schedule.lr {settings.schedule.lr:g}: must be under 1 with --algorithm.inner {a.inner}, where it is "
-            "eta of (8c) alone"
-        )
-
-
-def default_replicas(algorithm, size):
-    """Replicas where the user gives none: 3 where the world divides by 3, else 2 where it is even, else 1."""
-    if algorithm in DATA_PARALLEL:
-        return 1
-    return next(n for n in (3, 2, 1) if size % n == 0)
-
-
-def write(settings, path):
-    """The settings in force as a TOML file that `--recipe` takes, on any machine that has the data set's file."""
-    elsewhere = {"recipe": True, "out": True, "resume": True, "data": {"node_copy"}}
-    tables = settings.model_dump(exclude=elsewhere, exclude_none=True)
-    path.write_text(f"# recipe {settings.recipe}\n{tomlkit.dumps(tables)}", encoding="utf-8")

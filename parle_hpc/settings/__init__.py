@@ -1,0 +1,32 @@
+"""Settings: typed, checked, from a recipe and the command line.
+
+A recipe is a short TOML file of what differs from the defaults, or from another recipe: `extends = "NAME"`, or a
+file beside it. A table named after an algorithm holds what differs again where that algorithm is chosen, e.g.
+[sgd.schedule] beside [schedule].
+"""
+
+import tomlkit
+
+from .command_line import load, option_names
+from .sections import ALGORITHMS, DATA_PARALLEL, ROUNDS, Schedule, Settings
+from .settled import default_replicas, settle
+
+__all__ = [
+    "ALGORITHMS",
+    "DATA_PARALLEL",
+    "ROUNDS",
+    "Schedule",
+    "Settings",
+    "default_replicas",
+    "load",
+    "option_names",
+    "settle",
+    "write",
+]
+
+
+def write(settings, path):
+    """The settings in force as a TOML file that `--recipe` takes, on any machine that has the data set's file."""
+    elsewhere = {"recipe": True, "out": True, "resume": True, "data": {"node_copy"}}
+    tables = settings.model_dump(exclude=elsewhere, exclude_none=True)
+    path.write_text(f"# recipe {settings.recipe}\n{tomlkit.dumps(tables)}", encoding="utf-8")
