@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 POSITIONS = ("rotary", "learned")
 BASE = 10_000  # of rotary angles
@@ -66,7 +66,7 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x, angles)
         weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(x), weight)
+        return linear(self.norm(x), weight)
 
 
 class Block(nn.Module):
@@ -83,7 +83,7 @@ class Block(nn.Module):
 
     def forward(self, x, angles):
         x = x + self.dropout(self.attention(self.before_attention(x), angles))
-        return x + self.dropout(self.down(F.gelu(self.up(self.before_layers(x)))))
+        return x + self.dropout(self.down(gelu(self.up(self.before_layers(x)))))
 
 
 class Attention(nn.Module):
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         dropout = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        seen = scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         return self.out(seen.transpose(1, 2).flatten(2))
 
 
