@@ -112,9 +112,32 @@ def content(name, source, out, channels):
     return parts, classes, checksum, [few] if counts != published else []
 
 
-def from_command_line(arguments):
-    """The path of what a command line asks for. Raises BadInput."""
-    a = arguments
+def make_parser():
+    parser = Parser(
+        prog="python -m parle_hpc.data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    known = ", ".join([*sorted(SOURCES), TOPICS, TEXT])
+    parser.add_argument("name", help=f"{known}, or any other name for a set of your own images")
+    parser.add_argument(
+        "--source",
+        type=as_path,
+        nargs="+",
+        help="the archive, file or folder, or a text's files; the known sets are downloaded where not given",
+    )
+    parser.add_argument("--out", type=as_path, help="file to write (default: data/NAME.h5)")
+    parser.add_argument(
+        "--channels", choices=["first", "last"], help="of your own images, where their shape does not tell"
+    )
+    parser.add_argument("--tokenizer", metavar="MODULE:NAME", help="of a text (default: a token is a byte)")
+    parser.add_argument("--validation", type=float, help="share of a text, its end, to test on (default: 0.1)")
+    return parser
+
+
+def from_command_line(arguments=None):
+    """The path of what a command line asks for, a list of strings; None: this process's. Raises BadInput."""
+    a = make_parser().parse_args(arguments)
     if a.name in (TEXT, TOPICS):
         if a.channels:
             raise BadInput(f"--channels {a.channels}: belongs to images, not to {a.name}; leave it out")
@@ -141,27 +164,8 @@ def in_words(path):
 
 
 def main():
-    parser = Parser(
-        prog="python -m parle_hpc.data.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    known = ", ".join([*sorted(SOURCES), TOPICS, TEXT])
-    parser.add_argument("name", help=f"{known}, or any other name for a set of your own images")
-    parser.add_argument(
-        "--source",
-        type=as_path,
-        nargs="+",
-        help="the archive, file or folder, or a text's files; the known sets are downloaded where not given",
-    )
-    parser.add_argument("--out", type=as_path, help="file to write (default: data/NAME.h5)")
-    parser.add_argument(
-        "--channels", choices=["first", "last"], help="of your own images, where their shape does not tell"
-    )
-    parser.add_argument("--tokenizer", metavar="MODULE:NAME", help="of a text (default: a token is a byte)")
-    parser.add_argument("--validation", type=float, help="share of a text, its end, to test on (default: 0.1)")
     try:
-        path = from_command_line(parser.parse_args())
+        path = from_command_line()
     except BadInput as error:
         leave(error, BAD_INPUT)
     print(in_words(path))
