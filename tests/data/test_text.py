@@ -237,6 +237,9 @@ def test_what_the_checksum_stands_for(here):
     with pytest.raises(BadInput, match=f"holds another data set .checksum {found[0]}. than it should .0000."):
         open_tokens(path, "a", "0000")
     (here / "copy").write_bytes(path.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["vocabulary"] = 257
+    assert open_tokens(path).checksum != found[0]
     assert open_tokens("not/there.h5", "a", copy="copy").checksum == found[0]
 
 

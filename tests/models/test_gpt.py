@@ -58,6 +58,16 @@ def test_rotary_scores_depend_on_the_distance_alone():
     assert scores[0].std() > 0.1
 
 
+def test_with_rotary_it_does_not_matter_where_a_text_begins():
+    model = made().double()
+    tokens = torch.randint(29, (2, 12))
+    before = model(tokens)
+    model.turns = turns(12 + 30, 8).double()[:, 30:]
+    assert torch.allclose(model(tokens), before, atol=1e-6)
+    model.turns = turns(24, 8).double()[:, ::2]
+    assert not torch.allclose(model(tokens), before, atol=1e-4)
+
+
 def test_the_order_of_tokens_matters_by_either_kind_of_positions():
     tokens = torch.randint(29, (2, 12))
     turned = tokens.clone()
