@@ -17,7 +17,7 @@ from bench import command_line, device_name, quartiles, shown, side_by_side, wri
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import models
-from parle_hpc.data.augment import augment
+from parle_hpc.data.augment import augment, moves
 from parle_hpc.data.split import MiniBatches
 from parle_hpc.data.store import open_dataset
 from parle_hpc.training.memory import keep_freed
@@ -42,7 +42,7 @@ def pipeline(path, preprocessing, batch, device):
     def body():
         k = next(step)
         images, _ = data.train.batch(batches.indices(k), device)
-        augment(images, batches.moves(k))
+        augment(images, batches.draw_at(k)(moves))
 
     return body
 

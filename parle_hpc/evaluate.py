@@ -1,4 +1,4 @@
-"""The error of a finished run's reference on the test set.
+"""The scores of a finished run's reference on the validation samples.
 
 python -m parle_hpc.evaluate RUN_DIR [--data.path FILE]
 """
@@ -8,8 +8,8 @@ import torch
 from .cluster.waiting import leave
 from .errors import BAD_INPUT, BadInput, Parser
 from .paths import as_path
-from .training.finished import DATA_PATH, open_run
-from .training.validation import Validation
+from .training.finished import DATA_PATH, open_run, validation_of
+from .training.summary import shown
 
 
 def main():
@@ -18,11 +18,11 @@ def main():
     parser.add_argument("--data.path", type=as_path, metavar="FILE", dest="data_path", help=DATA_PATH)
     try:
         arguments = parser.parse_args()
-        settings, data, model = open_run(arguments.run, arguments.data_path)
+        settings, sources, model = open_run(arguments.run, arguments.data_path)
     except BadInput as error:
         leave(error, BAD_INPUT)
-    result = Validation(model, data, settings.data.batch_size, torch.device("cpu")).test()
-    print(f"validation error {result.error:.2f} %, loss {result.loss:.4f}, on {len(data.test):,} images")
+    validation = validation_of(settings, sources, model, torch.device("cpu"))
+    print(f"validation {shown(validation.test(), sources[0].task.units)}, on {len(sources[1]):,} samples")
 
 
 if __name__ == "__main__":

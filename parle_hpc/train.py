@@ -11,17 +11,14 @@ input is wrong; 3: the loss became NaN or infinite; 85: a signal came, the state
 
 import os
 import sys
-import time
 import traceback
 
 from .cluster.leftovers import launched
 from .cluster.placement import placement
-from .cluster.signals import Preemption
-from .cluster.waiting import PATIENCE, START_UP, bounded, leave, where
-from .errors import BAD_INPUT, DIVERGED, SAVED, BadInput, Diverged, Drifted, Saved, say
+from .cluster.signals import preemption
+from .cluster.waiting import PATIENCE, START_UP, leave, where
+from .errors import BAD_INPUT, BadInput, say
 from .settings import load, settle
-
-GOODBYE = 30.0  # seconds for the end of MPI, after which a saved run ends all the same
 
 
 def main(arguments=None):
@@ -32,27 +29,34 @@ def main(arguments=None):
     except BadInput as error:
         leave(error, BAD_INPUT)
 
-    preemption = Preemption(rank)
+    preemption(rank)
     # torch takes seconds to load: not before the settings are known to be right
+    from .cluster.agreement import by_first
     from .cluster.topology import Topology
-    from .training.folder import output
+    from .training.folder import choose
+    from .training.session import Session
     from .training.setup import set_up
 
+    r = settings.run
     # Horovod must not lose patience before the watchdog does
-    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(max(PATIENCE, settings.run.patience))))
+    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(max(PATIENCE, r.patience))))
     try:
-        topology = Topology.split(replicas=settings.replicas, patience=max(START_UP, settings.run.patience))
-        with output(settings, topology) as folder:
-            run(set_up(settings, topology, preemption, folder))
-        preemption.over()
+        topology = Topology.split(replicas=settings.replicas, patience=max(START_UP, r.patience))
+        with Session(
+            out=by_first(topology, choose, settings),
+            topology=topology,
+            resume=settings.resume,
+            every=r.checkpoint_every,
+            minutes=r.checkpoint_minutes,
+            checkpoints=r.keep,
+            check_every=r.check_every,
+            patience=r.patience,
+            grace=r.grace,
+            seed=r.seed,
+        ) as session:
+            run(set_up(settings, session))
     except BadInput as error:
         leave(error, BAD_INPUT)
-    except Diverged as error:
-        leave(error, DIVERGED)
-    except Saved as saved:
-        end_saved(topology, rank, str(saved))
-    except Drifted as error:
-        leave(error, 1, speaks=topology.place == 0)
     except (TimeoutError, OSError) as error:
         say(f"{where(rank)}: {error}")
         os._exit(1)
@@ -71,23 +75,10 @@ def run(parts):
         loop.train(parts)
         return
     more = "max_rounds" if parts.settings.schedule.max_rounds == parts.rounds else "epochs"
-    parts.metrics.say(
-        f"{parts.folder} holds a run that is finished: {parts.rounds} rounds; more --schedule.{more} go on with it, "
-        "another --out starts anew"
+    parts.session.say(
+        f"{parts.session.folder} holds a run that is finished: {parts.rounds} rounds; more --schedule.{more} go on "
+        "with it, another --out starts anew"
     )
-    parts.metrics.close()
-    parts.watchdog.close()
-
-
-def end_saved(topology, rank, message):
-    """End all ranks, rank 0 with status SAVED and last of all: launchers kill the others once one status is not 0."""
-    sys.stdout.flush()
-    with bounded(GOODBYE, "the end of MPI", rank, message, SAVED):
-        topology.close()
-    if rank == 0:
-        say(message)
-        time.sleep(1.0)
-    os._exit(SAVED if rank == 0 else 0)
 
 
 if __name__ == "__main__":

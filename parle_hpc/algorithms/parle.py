@@ -126,7 +126,7 @@ class Parle(FlatOptimizer):
                 group["inner_lr"] = rate = float(group["lr"])
                 require(rate > 0, "lr", lr, "above 0 where inner_lr, which never changes, is not given")
         self.L, self.alpha, self.B = L, alpha, batches_per_epoch
-        self.gamma0, self.rho0, self.reference = gamma0, rho0, reference
+        self.gamma0, self.rho0, self.reference, self.inside = gamma0, rho0, reference, inside
         self._payload = payload
         self._mine = self._layout.share
         self._elastic = math.isfinite(rho0)

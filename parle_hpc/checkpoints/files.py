@@ -183,7 +183,7 @@ def folders(out):
 
 
 def prune(out, keep):
-    """Remove all but the newest `keep` complete checkpoints and the one with the least validation error.
+    """Remove all but the newest `keep` complete checkpoints and the one with the best validation score.
 
     What is incomplete goes too, where it is older than the newest complete one.
     """
@@ -194,8 +194,9 @@ def prune(out, keep):
         except Damaged:
             manifests[folder] = None
     whole = [folder for folder, manifest in manifests.items() if manifest is not None]
-    scored = [folder for folder in whole if manifests[folder]["val_error"] is not None]
-    best = min(scored, key=lambda folder: manifests[folder]["val_error"], default=None)
+    scored = {folder: manifests[folder]["score"] for folder in whole if manifests[folder].get("score") is not None}
+    lower = all(manifests[folder].get("lower_is_better", True) for folder in scored)
+    best = (min if lower else max)(scored, key=scored.get, default=None)
     for folder in manifests:
         if folder not in [*whole[:keep], best] and whole and folder < whole[0]:
             # the manifest first: what is half removed must not look complete

@@ -5,6 +5,7 @@ the BatchNorm statistics of the old ones in turn and draw dropout anew. With few
 additional ones start at the reference, at rest.
 """
 
+import io
 import random
 
 import numpy as np
@@ -17,6 +18,8 @@ from .files import Damaged, Piece, Stored, folders, read_manifest, verify
 
 # what a run may change when it goes on; anything else would be another run
 MAY_CHANGE = {
+    "task.file",  # of which task.checksum says whether it is the same
+    "task.checksum",
     "data.path",
     "data.node_copy",
     "data.checksum",
@@ -88,16 +91,30 @@ def seed_of(seed, rank, step=0):
     return mine * 1_000_003 + step if step else mine
 
 
-def capture(optimizer, model, place, m, facts):
+def capture(optimizer, model, keep, place, m, facts):
     """(pieces, own, facts) of this rank at the end of a round, for files.write: copies; the run goes on.
 
-    place, m: this rank's place in its replica, and the replica's number of ranks. facts: to be kept beside.
+    keep: {name: object with state_dict and load_state_dict}. place, m: this rank's place in its replica, and the
+    replica's number of ranks. facts: to be kept beside.
     """
     pieces, own = parts(optimizer, place, m)
+    own |= {f"keep/{name}": as_bytes(thing.state_dict()) for name, thing in keep.items()}
     own |= {f"buffers/{name}": to_numpy(buffer) for name, buffer in model.named_buffers()}
     own |= {f"random/{name}": np.array(values) for name, values in random_state().items()}
     groups = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
     return pieces, own, {"groups": groups, "formats": formats(model), **facts}
+
+
+def as_bytes(state):
+    """A state dict as torch saves it, uint8."""
+    memory = io.BytesIO()
+    torch.save(state, memory)
+    return np.frombuffer(memory.getvalue(), np.uint8)
+
+
+def from_bytes(values):
+    """The state dict that `as_bytes` was given; of what may run code it takes nothing."""
+    return torch.load(io.BytesIO(values.tobytes()), map_location="cpu", weights_only=True)
 
 
 def formats(model):
@@ -161,10 +178,11 @@ def flatten(tables):
     return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
 
 
-def restore(stored, optimizer, model, scheduler, topology, seed):
+def restore(stored, optimizer, model, keep, topology, seed):
     """Bring what trains to where the checkpoint was taken; (the facts of this rank, lines on what is not as it was).
 
-    seed: of the run. Collective over all ranks. Raises BadInput where the weights lie in memory in another format.
+    keep: as of capture. seed: of the run. Collective over all ranks. Raises BadInput where it was another network, its
+    weights lie in memory in another format, or other objects were kept.
     """
     t, step = topology, stored.manifest["step"]
     same = (t.n, t.m) == (stored.n, stored.m)
@@ -173,7 +191,11 @@ def restore(stored, optimizer, model, scheduler, topology, seed):
     own, facts = stored.own(source), stored.facts(source)
     now = formats(model)
     if facts.get("formats", now) != now:
-        raise BadInput(f"{stored.folder} was saved from weights in another memory format, such as channels_last")
+        raise BadInput(f"{stored.folder} was saved from another network, or from weights in another memory format")
+    kept = named("keep/", own)
+    if kept.keys() != keep.keys():
+        before, after = (", ".join(sorted(names)) or "nothing" for names in (kept, keep))
+        raise BadInput(f"{stored.folder} was saved with {before} kept beside the network, and now it is {after}")
     state = state_of(stored, t.replica_index, named("optimizer/", own), same)
     optimizer.restore(state, step, facts["groups"])
     with torch.no_grad():
@@ -183,7 +205,8 @@ def restore(stored, optimizer, model, scheduler, topology, seed):
         set_random_state(named("random/", own))
     else:
         torch.manual_seed(seed_of(seed, t.world.Get_rank(), step))
-    scheduler.go_on(step)
+    for name, thing in keep.items():
+        thing.load_state_dict(from_bytes(kept[name]))
     return facts, [] if same else [changes(stored, t)]
 
 

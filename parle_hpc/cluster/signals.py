@@ -14,6 +14,16 @@ URGENT = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, *URGENT)
 
 
+_watching = None
+
+
+def preemption(rank):
+    """The Preemption of this process, made by the first call; rank: this rank's number, for messages."""
+    global _watching
+    _watching = _watching or Preemption(rank)
+    return _watching
+
+
 class Preemption:
     """Watches for signals from now on. Made in the main thread, before anything that takes long.
 
@@ -37,6 +47,8 @@ class Preemption:
 
         Without this a signal would find its default action, which is to kill, once Python takes its handlers away.
         """
+        global _watching
+        _watching = None
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL if number in URGENT else signal.SIG_IGN)
 

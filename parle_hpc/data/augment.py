@@ -5,6 +5,11 @@ import torch
 PAD = 4  # pixels on each side
 
 
+def moves(random, count):
+    """For `count` images how each is moved, as `augment` has it; random: NumPy Generator."""
+    return random.integers(0, [2, 2 * PAD + 1, 2 * PAD + 1], (count, 3))
+
+
 def augment(images, moves):
     """Mirror and shift each image of a mini-batch; pixels that come in from outside are reflections, as in WRN's code.
 

@@ -49,6 +49,8 @@ from .sources import SOURCES
 from .text import prepare_text
 from .writing import keep_apart, output, write
 
+BUILT_IN = ("digits",)  # which need no source
+
 
 def channel_statistics(images):
     """Mean and standard deviation of each channel, of 0 to 1, from counts of the 256 values."""

@@ -5,9 +5,8 @@ import math
 import numpy as np
 
 from ..errors import BadInput
-from .augment import PAD
 
-PARTS, MOVES = 1, 2  # keep apart the random streams of one seed
+PARTS, DRAWS, SAMPLES = 1, 2, 3  # keep apart the random streams of one seed
 
 
 def seen_by(samples, fraction, *, seed, replica, n, covers=True):
@@ -52,6 +51,10 @@ class MiniBatches:
         replica: index of the replica.
         place, m: this rank's place in the replica, and the replica's number of ranks.
 
+    Attributes:
+        B: mini-batches in a pass.
+        share: samples of this rank in each.
+
     Raises BadInput where batch_size exceeds the set or does not divide among the ranks.
     """
 
@@ -65,9 +68,9 @@ class MiniBatches:
                 f"nearest: {f'{right} or ' if right else ''}{right + m}"
             )
         self.seen, self.batch_size, self.B = seen, batch_size, len(seen) // batch_size
-        self._seed, self._replica = seed, replica
-        share = batch_size // m
-        self._mine = slice(place * share, (place + 1) * share)
+        self._seed, self._replica, self._place = seed, replica, place
+        self.share = batch_size // m
+        self._mine = slice(place * self.share, (place + 1) * self.share)
         self._pass, self._order = None, None
 
     def indices(self, step):
@@ -78,10 +81,29 @@ class MiniBatches:
             self._order = np.random.default_rng([self._seed, self._replica, done]).permutation(self.seen)
         return self._order[batch * self.batch_size : (batch + 1) * self.batch_size][self._mine]
 
-    def moves(self, step):
-        """How augmentation moves this rank's images of mini-batch `step`, for augment: int64 (batch_size / m, 3)."""
-        random = np.random.default_rng([self._seed, self._replica, step, MOVES])
-        return random.integers(0, [2, 2 * PAD + 1, 2 * PAD + 1], (self.batch_size, 3))[self._mine]
+    def draw_at(self, step):
+        """What draws at random for mini-batch `step`: a function of functions, which gives this rank's rows.
+
+        It calls function(generator, batch_size), which returns an array with a row for each sample of the replica's
+        mini-batch, and gives those of this rank. The generator is a function of seed, replica and step, so that what
+        is drawn does not depend on m; a second draw goes on with it.
+        """
+        random = np.random.default_rng([self._seed, self._replica, step, DRAWS])
+
+        def draw(function):
+            rows = np.asarray(function(random, self.batch_size))
+            if rows.shape[:1] != (self.batch_size,):
+                raise ValueError(
+                    f"what is drawn must have a row for each of {self.batch_size} samples; its shape is {rows.shape}"
+                )
+            return rows[self._mine]
+
+        return draw
+
+    def words(self, step, part):
+        """Seeds for what this rank's samples of mini-batch `step` draw themselves, part by part: uint32 (8,)."""
+        seeds = np.random.SeedSequence([self._seed, self._replica, step, self._place, part, SAMPLES])
+        return seeds.generate_state(8)
 
 
 def shares(samples, batch_size, rank, ranks, limit=None):

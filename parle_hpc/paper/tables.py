@@ -132,14 +132,18 @@ def row_of_table_2(group):
 
 def analysis_rows(name, results):
     """What there is to tell about one group of networks, as (what, value) in the order of section 1.2."""
-    errors = results["errors"]
+    scores, unit = results["scores"], " %" if "ensemble" in results else ""
     mean = {key: np.mean(list(results[key].values())) for key in ("overlap", "aligned_overlap")}
+    rows = [(f"{name}: each of {len(scores)} networks", f"{measured(scores)}{unit}")]
+    if "ensemble" in results:
+        rows += [
+            (f"{name}: ensemble", f"{results['ensemble']:.2f} %"),
+            (f"{name}: correlation of two networks' softmax", f"{results['correlation']:.4f}"),
+        ]
     return [
-        (f"{name}: each of {len(errors)} networks", f"{measured(errors)} %"),
-        (f"{name}: ensemble", f"{results['ensemble']:.2f} %"),
-        (f"{name}: correlation of two networks' softmax", f"{results['correlation']:.4f}"),
-        (f"{name}: average of the weights", f"{results['average']:.2f} %"),
-        (f"{name}: average after alignment", f"{results['aligned_average']:.2f} %"),
+        *rows,
+        (f"{name}: average of the weights", f"{results['average']:.2f}{unit}"),
+        (f"{name}: average after alignment", f"{results['aligned_average']:.2f}{unit}"),
         (f"{name}: overlap, mean over layers", f"{mean['overlap']:.3f}"),
         (f"{name}: overlap after alignment", f"{mean['aligned_overlap']:.3f}"),
     ]

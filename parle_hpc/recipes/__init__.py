@@ -1,6 +1,7 @@
 """Recipes: short TOML files of what differs from the defaults, or from the recipe that they extend."""
 
 import os
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def read_recipe(name):
             found = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
         except (tomlkit.exceptions.TOMLKitError, ValueError, RecursionError, OSError) as error:
             raise BadInput(f"--recipe {name} is not a TOML file: {error}") from None
+        stay_beside(found, path)
         name = found.pop("extends", None)
         tables = merge(found, tables)
         if name is None:
@@ -42,6 +44,15 @@ def read_recipe(name):
             name = expand(name)
         except ValueError as error:
             raise BadInput(f"--recipe {path}: extends {brief(name)}: {error}") from None
+
+
+def stay_beside(tables, path):
+    """A task's file that a recipe names lies beside the recipe, wherever the run is started."""
+    task = tables.get("task")
+    file = task.get("file") if isinstance(task, dict) else None
+    if isinstance(file, str) and file.endswith(".py") and isinstance(path, Path):
+        with suppress(ValueError):  # of a variable that is not set, which is told where the settings are checked
+            task["file"] = str(path.parent / expand(file))
 
 
 def recipe_path(name, came_by):

@@ -7,7 +7,7 @@ file beside it. A table named after an algorithm holds what differs again where 
 
 import tomlkit
 
-from .command_line import load, option_names
+from .command_line import load, not_taken, option_names
 from .sections import ALGORITHMS, DATA_PARALLEL, ROUNDS, Schedule, Settings
 from .settled import default_replicas, settle
 
@@ -29,4 +29,6 @@ def write(settings, path):
     """The settings in force as a TOML file that `--recipe` takes, on any machine that has the data set's file."""
     elsewhere = {"recipe": True, "out": True, "resume": True, "data": {"node_copy"}}
     tables = settings.model_dump(exclude=elsewhere, exclude_none=True)
-    path.write_text(f"# recipe {settings.recipe}\n{tomlkit.dumps(tables)}", encoding="utf-8")
+    for section, key in not_taken(settings.task):
+        tables[section].pop(key, None)
+    path.write_text(f"# recipe {settings.recipe or settings.task.file}\n{tomlkit.dumps(tables)}", encoding="utf-8")

@@ -53,6 +53,9 @@ class Data(Section):
         description="none: 0 to 1; standardize: less each channel's mean, over its standard deviation; gcn: global "
         "contrast normalisation; zca: gcn, then ZCA, section 4.3",
     )
+    workers: int = Field(
+        0, ge=0, le=1024, description="processes a rank that read samples ahead, for data that are slow to read"
+    )
     augment: bool = Field(False, description="mirror training images by chance, and shift them by up to 4 pixels")
 
 
@@ -167,6 +170,32 @@ class Run(Section):
     )
 
 
+class TaskSection(Section):
+    file: PathText = Field(
+        "",
+        description="what is trained, where it is your own: a Python file, an installed module, or module:Class, with "
+        "a class over parle_hpc.Task",
+    )
+    name: str = Field(
+        "",
+        description="of the task: images or language, which come with parle_hpc (images where not given), or the "
+        "class in the file, where it has several",
+    )
+    checksum: str | None = Field(None, description="of that file, as config.toml of a run has it")
+
+
+class NoOptions(Section):
+    """Options of a task whose settings have sections of their own."""
+
+
+BUILT_IN: dict[str, type[BaseModel]] = {"images": NoOptions}  # the options of the tasks that come with parle_hpc
+IMAGES = "images"
+# what says nothing of other tasks: {section: keys}, and of those what each task takes
+DATA_FILE = {"name", "path", "node_copy", "checksum"}
+OF_TASKS = {"data": DATA_FILE | {"samples", "preprocessing", "augment"}, "model": set(Model.model_fields)}
+TAKEN = {IMAGES: OF_TASKS, "language": {"data": DATA_FILE}}
+
+
 class Settings(Section):
     recipe: PathText = Field("lenet_digits", description="name of a recipe that comes with parle_hpc, or a TOML file")
     replicas: int | None = Field(
@@ -180,6 +209,7 @@ class Settings(Section):
         description="auto: go on from the newest intact checkpoint in the output folder; never: take a new folder; "
         "DIR: from another run's, or from one checkpoint of it, where the output folder has none",
     )
+    task: TaskSection = TaskSection()
     data: Data = Data()
     model: Model = Model()
     algorithm: Algorithm = Algorithm()

@@ -36,12 +36,18 @@ class Task:
     Attributes:
         options: an object of Options, a pydantic model, whose fields have defaults, types and bounds.
         lower_is_better: of the first score.
+        units: {score: what is written behind it}, "%" for instance.
+        draws: whether the samples of `dataset` have chance in them, for which its generators are then seeded.
+        evaluation_batch: samples in a forward pass of a validation; None: as many as a rank trains with at once.
     """
 
     class Options(BaseModel):
         model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     lower_is_better = True
+    units: dict[str, str] = {}  # noqa: RUF012
+    draws = True
+    evaluation_batch: int | None = None
 
     def __init__(self, options: BaseModel | None = None) -> None:
         self.options: Any = self.Options() if options is None else options

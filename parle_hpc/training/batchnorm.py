@@ -37,7 +37,7 @@ def batchnorm_of_reference(model: torch.nn.Module, batches: Iterable[Any], topol
     inputs = (batch[0] if isinstance(batch, list | tuple) else batch for batch in batches)
     moved = (x.to(device) for x in inputs if len(x) > 1)
     with untouched(model):
-        recompute_statistics(model, moved, group)
+        recompute_statistics(model, model, moved, group)
         yield
 
 
@@ -65,14 +65,19 @@ def untouched(model):
             buffer.copy_(kept)
 
 
+def layers_with_statistics(model):
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
+
 @torch.no_grad()
-def recompute_statistics(model, batches, group):
+def recompute_statistics(model, forward, batches, group):
     """BatchNorm statistics of the weights as they are, as torch.optim.swa_utils.update_bn computes them.
 
-    Reset, then the cumulative average over this rank's `batches` of images with dropout off, then the mean over the
-    ranks, weighted by their number of batches. Leaves the model in evaluation mode. Collective over the group.
+    Reset, then the cumulative average over this rank's `batches` with dropout off, each of which `forward` is called
+    with, then the mean over the ranks, weighted by their number of batches. Leaves the model in evaluation mode.
+    Collective over the group.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    layers = layers_with_statistics(model)
     model.eval()
     if not layers:
         return
@@ -81,8 +86,8 @@ def recompute_statistics(model, batches, group):
         layer.reset_running_stats()
         layer.momentum = None
     count = 0
-    for images in batches:
-        model(images)
+    for batch in batches:
+        forward(batch)
         count += 1
     model.eval()
     statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var)]

@@ -15,15 +15,16 @@ def trouble(losses, round, rank, ranks):
     return (round * len(losses) + bad[0].item()) * ranks + rank
 
 
-def stop_if_diverged(least, hosts, m, round_length, lr, older):
+def stop_if_diverged(least, hosts, m, round_length, advice, older):
     """Raises Diverged where `least`, the smallest number that a rank gave as its trouble, is one.
 
-    hosts: of the ranks, in their order. m: ranks in a replica. older: words on the checkpoint that stays.
+    hosts: of the ranks, in their order. m: ranks in a replica. advice: what to do. older: words on the checkpoint that
+    stays.
     """
     if least == Agreement.NOTHING:
         return
     step, rank = divmod(least, len(hosts))
     raise Diverged(
         f"the loss became NaN or infinite in round {step // round_length + 1}, step {step}, replica {rank // m}, "
-        f"rank {rank} on {hosts[rank]}; lower --schedule.lr, now {lr:g}; no reference was written{older}"
+        f"rank {rank} on {hosts[rank]}; {advice}; no reference was written{older}"
     )

@@ -7,16 +7,18 @@ from pathlib import Path
 import torch
 
 from ..data.advice import default_path
-from ..data.store import open_dataset
-from ..errors import BadInput
+from ..errors import BadInput, say
 from ..settings import load
-from .network import first_line, network
+from ..tasks.chosen import Source, of_user
+from ..tasks.network import first_line
+from .opening import checksum_of_file
+from .validation import Validation
 
 DATA_PATH = "the data set's file, where it is not what the run had"  # --help of a command that opens runs
 
 
 def open_run(folder, data_path=None):
-    """A finished run's settings, its data set, and its network with the reference's weights and statistics.
+    """A finished run's settings, the Sources of its data, and its network with the reference's weights and statistics.
 
     data_path: of the data set's file; None: the run's own. Raises BadInput where the folder does not hold a finished
     run, or the file another data set than the run's.
@@ -26,14 +28,29 @@ def open_run(folder, data_path=None):
         if not os.path.isfile(folder / name):
             raise BadInput(f"{folder} holds no finished run: {name} is missing")
     settings = load(["--recipe", str(folder / "config.toml")])
-    d = settings.data
-    path = data_path or d.path or default_path(d.name)
-    if not os.path.isfile(path):
-        raise BadInput(f"{path}, the data set {d.name} of {folder}, is not there; give its file by --data.path FILE")
-    data = open_dataset(path, d.name, d.preprocessing, d.samples, d.checksum)
-    model = network(settings, data)
+    d, t = settings.data, settings.task
+    if t.file:
+        if data_path:
+            raise BadInput(f"--data.path {data_path}: {t.file} opens its own data; leave it out")
+        if checksum_of_file(t.file) != t.checksum:
+            say(f"{t.file} has changed since {folder} was trained with it")
+    else:
+        d.path = str(data_path or d.path or default_path(d.name))
+        if not os.path.isfile(d.path):
+            raise BadInput(
+                f"{d.path}, the data set {d.name} of {folder}, is not there; give its file by --data.path FILE"
+            )
+    train = Source(settings, "train")
+    model = of_user(settings, "model()", train.task.model)
     load_weights(model, folder / "reference.pt")
-    return settings, data, model.eval()
+    return settings, (train, Source(settings, "validation", train.task)), model.eval()
+
+
+def validation_of(settings, sources, model, device):
+    """The Validation of a finished run's network, in this process alone."""
+    d, task = settings.data, sources[0].task
+    at_once = task.evaluation_batch or d.batch_size
+    return Validation(model, *sources, d.batch_size, device, at_once=at_once, workers=d.workers)
 
 
 def load_weights(model, path):

@@ -1,55 +1,49 @@
 """The output folder of a run: made, searched for what the run goes on from, and cleared of what it does anew."""
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
 from ..checkpoints import files, resume
-from ..cluster.agreement import by_first
 from ..cluster.hold import Held, Hold
 from ..cluster.slurm_job import name_of_job
 from ..errors import BadInput
-from ..settings import write as write_settings
 
 
-@contextmanager
-def output(settings, topology):
-    """The output folder of a run, for all ranks, held by this run until the body ends. Collective over all ranks.
-
-    Raises BadInput, on all ranks, where it cannot be written, or a living run holds it.
-    """
-    held = []
-
-    def take():
-        folder, hold = open_output(settings)
-        held.append(hold)
+def choose(settings):
+    """The output folder that the settings name; one named by the clock is made, and nobody else's. Raises BadInput."""
+    name = Path(settings.recipe or settings.task.file).stem
+    folder = Path(settings.out or Path("runs") / f"{name}-{run_name(os.environ)}")
+    if settings.out is not None or "SLURM_JOB_ID" in os.environ:
         return folder
-
     try:
-        yield by_first(topology, take)
-    finally:
-        for hold in held:
-            hold.release()
+        return new(folder)
+    except OSError as error:
+        raise cannot_be_written(folder, error) from None
 
 
-def open_output(settings):
-    """(The output folder, which is made where it is missing, its Hold). Raises BadInput where that is not possible."""
-    folder = Path(settings.out or Path("runs") / f"{Path(settings.recipe).stem}-{run_name(os.environ)}")
+def take(folder, resume):
+    """The Hold of an output folder, which is made where it is missing.
+
+    Raises BadInput where it cannot be written, a living run holds it, or with resume "never" it holds a run already.
+    """
     try:
-        if settings.out is None and "SLURM_JOB_ID" not in os.environ:
-            folder = new(folder)
         folder.mkdir(parents=True, exist_ok=True)
         hold = Hold(folder)
     except Held as other:
         raise BadInput(f"--out {folder}: {other} trains into it; wait for its end, or give another --out") from None
     except OSError as error:
-        raise BadInput(f"--out {folder}: cannot be written ({error.strerror}); give a folder that can") from None
-    if settings.resume == "never" and (folder / "metrics.jsonl").exists():
+        raise cannot_be_written(folder, error) from None
+    if resume == "never" and (folder / "metrics.jsonl").exists():
         hold.release()
         raise BadInput(f"--out {folder}: holds a run already; give another folder, or go on with --resume auto")
-    return folder, hold
+    return hold
+
+
+def cannot_be_written(folder, error):
+    return BadInput(f"--out {folder}: cannot be written ({error.strerror}); give a folder that can")
 
 
 def new(folder):
@@ -68,22 +62,22 @@ def run_name(environment):
     return name_of_job(environment) or f"{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def find_checkpoint(settings, folder, topology):
-    """(Stored to go on from, or None; lines to say). Collective. Raises BadInput where it is of another run."""
-    if settings.resume == "never":
+def find_checkpoint(folder, given, topology):
+    """(Stored to go on from, or None; lines to say). Collective over all ranks.
+
+    given: "auto", "never", or the folder of another run, or a checkpoint, from which to go on where `folder` has none.
+    Raises BadInput where that holds none.
+    """
+    if given == "never":
         return None, []
-    topology.together(check_source, settings.resume)
+    topology.together(check_source, given)
     stored, lines = resume.find(folder, topology.world)
-    if stored is None and settings.resume != "auto":
-        stored, more = resume.find(settings.resume, topology.world)
+    if stored is None and given != "auto":
+        stored, more = resume.find(given, topology.world)
         lines += more
         if stored is None:
-            raise BadInput(
-                f"--resume {settings.resume}: holds no complete checkpoint; give a run's folder, auto or never"
-            )
-    if stored is not None:
-        resume.check_settings(stored.manifest, settings, stored.folder)
-    elif (folder / "metrics.jsonl").exists():
+            raise BadInput(f"--resume {given}: holds no complete checkpoint; give a run's folder, auto or never")
+    if stored is None and (folder / "metrics.jsonl").exists():
         lines.append(f"{folder}: no complete checkpoint of the run that was here, which starts anew")
     return stored, lines
 
@@ -94,30 +88,11 @@ def check_source(given):
         raise BadInput(f"--resume {given}: no such folder; give a run's folder, or auto or never")
 
 
-def check_data(stored, images, data):
-    """Raises BadInput where a checkpoint was made with other data; images: how many there are, (training, test)."""
-    now, before = " + ".join(map(str, images)), " + ".join(map(str, stored.manifest["images"]))
-    if now == before:
-        # an older version's has no checksum
-        now, before = data.checksum, stored.manifest.get("data", data.checksum)
-    else:
-        now, before = f"{now} images", f"{before} images"
-    if now != before:
-        raise BadInput(
-            f"--data.path {data.path}: holds {now}; the checkpoints in {stored.folder} were made with {before}; "
-            "give the same data, or another --out"
-        )
-
-
-def prepare(folder, settings, last, metrics):
-    """Write config.toml, and put away what an interrupted run left after round `last` and this one does anew.
-
-    last: None where the run starts from the beginning.
-    """
+def clear(folder, last, metrics):
+    """Put away what an interrupted run left after round `last` and this one does anew; None: from the beginning."""
     try:
-        write_settings(settings, folder / "config.toml")
         files.put_away(folder, last)
         if last is None:
             metrics.go_on(-1, 0.0)
     except OSError as error:
-        raise BadInput(f"--out {folder}: cannot be written ({error.strerror}); give one that can") from None
+        raise cannot_be_written(folder, error) from None

@@ -23,15 +23,16 @@ class Metrics:
 
     Args:
         folder: output folder, which exists.
-        rounds: rounds that the run will have.
+
+    Attributes:
         batches_per_pass: B.
     """
 
-    def __init__(self, folder, rounds, batches_per_pass):
-        self._folder, self._batches, self._started = folder, batches_per_pass, time.perf_counter()
+    def __init__(self, folder):
+        self._folder, self._started, self.batches_per_pass = folder, time.perf_counter(), 1
         self._unwritten = {}
         terminal = folder is not None and sys.stderr.isatty()
-        self._bar = tqdm(total=rounds, unit="round", disable=not terminal, dynamic_ncols=True)
+        self._bar = tqdm(unit="round", disable=not terminal, dynamic_ncols=True)
 
     @property
     def seconds(self):
@@ -43,7 +44,6 @@ class Metrics:
 
         They are done anew. With round -1 nothing is kept.
         """
-        self._bar.update(round + 1)
         path = self._folder and self._folder / "metrics.jsonl"
         if path and path.exists():
             kept = [line for line in path.read_text().splitlines(keepends=True) if belongs(line, round)]
@@ -68,13 +68,25 @@ class Metrics:
 
     def event(self, event, round, step, **values):
         """Write one line of metrics.jsonl."""
-        line = {"event": event, "seconds": self.seconds, "round": round, "step": step, "passes": step / self._batches}
+        line = {
+            "event": event,
+            "seconds": self.seconds,
+            "round": round,
+            "step": step,
+            "passes": step / self.batches_per_pass,
+        }
         line.update(values)
         self._append("metrics.jsonl", json.dumps({key: for_json(value) for key, value in line.items()}))
 
+    def expect(self, rounds, done):
+        """The progress bar has so many rounds, of which some are done."""
+        self._bar.total, self._bar.n = rounds, done
+        self._bar.refresh()
+
     def progress(self, loss):
-        """One round more on the progress bar, with this rank's training loss."""
-        self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        """One round more on the progress bar, with this rank's mean training loss, or None."""
+        if loss is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         self._bar.update()
 
     def say(self, message):

@@ -48,13 +48,13 @@ class Saving:
         if self.under_way and self._saver.round <= written < Agreement.NOTHING:
             self.settle()
 
-    def start(self, round, error):
-        """Begin a checkpoint after round `round`; error: the validation error then, or None. Collective."""
+    def start(self, round, score):
+        """Begin a checkpoint after round `round`; score: the validation's first score then, or None. Collective."""
         if self.under_way:
             self.settle()
         self._watchdog.beat(f"saving after round {round + 1}")
         step = (round + 1) * self._round_length
-        self._saver.start(round, self._snapshot(), {"step": step, **self._facts, "val_error": error})
+        self._saver.start(round, self._snapshot(), {"step": step, **self._facts, "score": score})
 
     def settle(self):
         """Wait for the one under way; None, or what went wrong. Collective over all ranks."""

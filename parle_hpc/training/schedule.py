@@ -39,8 +39,13 @@ class Schedule:
         for part in self._parts:
             part.step()
 
-    def go_on(self, step):
-        """After mini-batch `step`, with the rates that the groups then have."""
+    def state_dict(self):
+        """What a checkpoint keeps of it: the rest is of the settings, which may have changed, and of the optimiser."""
+        return {"step": self._parts[0].last_epoch}
+
+    def load_state_dict(self, state):
+        """Continue from there, with the rates that the groups have by now."""
+        step = state["step"]
         for part in self._parts:
             state = part.state_dict()
             rates = [group["lr"] for group in part.optimizer.param_groups]

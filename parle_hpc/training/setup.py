@@ -1,14 +1,11 @@
 """A run on this rank, put together and checked on all ranks: everything that the loop needs, as one frozen object."""
 
 import math
-import os
 import platform
-import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,24 +17,18 @@ from ..algorithms.inners import INNERS
 from ..algorithms.parle import Parle
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
-from ..checkpoints.saver import Saver
-from ..cluster.agreement import by_first, from_all
-from ..cluster.signals import Preemption
+from ..cluster.agreement import by_first
 from ..cluster.topology import Topology
-from ..cluster.waiting import Watchdog
-from ..data.advice import default_path
 from ..data.loader import Loader
-from ..data.prepare import prepare
 from ..data.split import MiniBatches, seen_by
-from ..data.store import open_dataset
-from ..errors import BadInput
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
-from . import folder
+from ..settings import write as write_settings
+from ..tasks.task import Task
+from .folder import cannot_be_written
 from .memory import keep_freed
-from .metrics import Metrics
-from .network import build_model
-from .saving import Saving
+from .opening import check_data, check_task, checked_model, open_task
 from .schedule import Schedule
+from .session import Session
 from .summary import headline
 from .tally import Tally
 from .trace import trace_of
@@ -50,24 +41,21 @@ class Parts:
     """What a run consists of.
 
     Attributes:
-        settings, topology, preemption, watchdog: as given, and the Watchdog that they start.
-        folder: output folder, one for all ranks.
+        settings, topology, session: as given.
+        task: Task.
         loader: Loader of this rank's mini-batches.
         B: mini-batches in a pass.
         model, params, optimizer, scheduler: the network, its parameters, and what moves them.
-        rounds, first_round: how many the run has, and the one that it begins with.
+        rounds: how many the run has.
         finished: whether nothing is left to do.
-        hosts: names of the ranks' hosts.
-        tally, metrics, saving, validator: what counts, tells, saves and validates.
+        tally, validator: what counts, and validates.
         trace: context manager of a round, which may write a trace of it.
-        news: lines to say at the start.
     """
 
     settings: Settings
     topology: Topology
-    preemption: Preemption
-    watchdog: Watchdog
-    folder: Path
+    session: Session
+    task: Task
     loader: Loader
     B: int
     model: torch.nn.Module
@@ -75,134 +63,94 @@ class Parts:
     optimizer: Any
     scheduler: Any
     rounds: int
-    first_round: int
     finished: bool
-    hosts: list
     tally: Tally
-    metrics: Metrics
-    saving: Saving
     validator: Validator
     trace: Callable[[int], AbstractContextManager]
-    news: list
 
 
-def set_up(settings, topology, preemption, out):
+def set_up(settings, session):
     """The Parts of a run. Collective over all ranks.
 
     Args:
         settings: Settings.
-        topology: Topology.
-        preemption: Preemption, which tells of signals.
-        out: output folder, which this run holds.
+        session: Session, which has the output folder, and says what the run goes on from.
 
-    Raises BadInput, on all ranks, where something in the settings, the data or the output folder is wrong.
+    Raises BadInput, on all ranks, where something in the settings, the task or its data is wrong.
     """
-    t, rank = topology, topology.world.Get_rank()
-    preemption.grace = settings.run.grace
-    watchdog = Watchdog(rank, settings.run.patience)
-    stored, news = folder.find_checkpoint(settings, out, t)
+    t, stored, out = session.topology, session.stored, session.folder
+    if stored is not None:
+        resume.check_settings(stored.manifest, settings, stored.folder)
     device = t.together(t.device, settings.run.device)
     if device.type == "cpu":
         keep_freed()
-    data = open_data(settings, t, out)
-    seen, batches = share(settings, data, t)
-    model = make_model(settings, data, t, device)
+    train, test = open_task(settings, t, out)
+    seen, batches = share(settings, train, t)
+    model = make_model(settings, train, t, device)
     params = list(model.parameters())
     optimizer = make_optimizer(settings, params, t, batches.B)
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
-    metrics = Metrics(out if rank == 0 else None, rounds, batches.B)
-    saver, tally = Saver(out, t.world, settings.run.patience, settings.run.keep), Tally()
-    images = [len(data.train), len(data.test)]
-    first_round, finished = where_it_begins(stored, rounds, out)
+    tally, samples = Tally(), [len(train), len(test)]
+    finished = is_finished(session, rounds)
     if stored is not None and not finished:
-        folder.check_data(stored, images, settings.data)
-        saver.last = stored.manifest["round"]
-        news += go_on(stored, rounds, optimizer, model, scheduler, t, settings.run.seed, tally, metrics)
+        check_data(stored, samples, settings)
+        check_task(stored, settings)
     if not finished:
-        by_first(t, folder.prepare, out, settings, saver.last, metrics)
-    validation = partial(Validation, model, data, settings.data.batch_size, device, beat=watchdog.beat)
+        by_first(t, write_config, settings, out)
+        facts = facts_of(settings, train.task, samples)
+        session.take_up(model, optimizer, {"schedule": scheduler, "tally": tally}, batches_per_pass=batches.B, **facts)
+    session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}"
+    session.news = [
+        headline(settings, t, train.task, samples, params, rounds, optimizer.round_length, device),
+        f"writes into {out}, with seed {settings.run.seed}",
+        *session.news,
+    ]
+    d, first = settings.data, session.first_round * optimizer.round_length
     return Parts(
         settings=settings,
         topology=t,
-        preemption=preemption,
-        watchdog=watchdog,
-        folder=out,
-        loader=Loader(data.train, batches, device, settings.data.augment),
+        session=session,
+        task=train.task,
+        loader=Loader(train, batches, device, accumulate=d.accumulate, workers=d.workers, first=first),
         B=batches.B,
         model=model,
         params=params,
         optimizer=optimizer,
         scheduler=scheduler,
         rounds=rounds,
-        first_round=first_round,
         finished=finished,
-        hosts=from_all(t.world, socket.gethostname()),
         tally=tally,
-        metrics=metrics,
-        saving=make_saving(settings, t, saver, optimizer, model, tally, metrics, watchdog, images),
-        validator=make_validator(settings, t, optimizer, validation, seen, out, metrics),
-        trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", rank),
-        news=[
-            headline(settings, t, data, params, rounds, optimizer.round_length, device),
-            f"writes into {out}, with seed {settings.run.seed}",
-            *news,
-        ],
+        validator=make_validator(settings, session, optimizer, (model, train, test), device, seen),
+        trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", t.world.Get_rank()),
     )
 
 
-def where_it_begins(stored, rounds, out):
-    """(The round that a run of `rounds` begins with, whether it is finished), from its checkpoint, or None."""
-    if stored is None:
-        return 0, False
-    first = stored.manifest["round"] + 1
-    return first, first >= rounds and (out / "reference.pt").exists()
+def is_finished(session, rounds):
+    """Whether a run of `rounds` has nothing left to do."""
+    return session.first_round >= rounds and (session.folder / "reference.pt").exists()
 
 
-def open_data(settings, topology, out):
-    """The data set, which the settings then name whole; the built-in one is made where it is missing."""
-    d = settings.data
-    path = Path(d.path or default_path(d.name)).absolute()
-    if d.name == "digits" and not d.path:
-        try:
-            topology.together(make_digits, path, topology.local_rank)
-        except BadInput:
-            # a current folder that cannot be written; the output folder can
-            path = out.absolute() / path.name
-            by_first(topology, make_digits, path, 0)
-    topology.together(check_copy, d.node_copy)
-    which = (d.name, d.preprocessing, d.samples, d.checksum)
-    data = topology.together(open_dataset, path, *which, d.node_copy)
-    d.path, d.checksum = str(path), data.checksum
-    return data
+def write_config(settings, folder):
+    """Write config.toml. Raises BadInput where that is not possible."""
+    try:
+        write_settings(settings, folder / "config.toml")
+    except OSError as error:
+        raise cannot_be_written(folder, error) from None
 
 
-def check_copy(path):
-    """Raises BadInput where the copy of a data set on this node is missing."""
-    if path and not os.path.isfile(path):
-        raise BadInput(
-            f"--data.node_copy {path}: no such file on {socket.gethostname()}; leave it out, or copy it there"
-        )
-
-
-def make_digits(path, local_rank):
-    """The built-in data set, made where it is missing by the first rank of each node."""
-    if local_rank == 0 and not path.exists():
-        prepare("digits", out=path)
-
-
-def share(settings, data, topology):
-    """(The samples that this replica sees, this rank's MiniBatches of them)."""
+def share(settings, train, topology):
+    """(The samples that this replica sees, this rank's MiniBatches of them); train: the Source of training samples."""
     mine = {"seed": settings.run.seed, "replica": topology.replica_index}
     # section 5: SGD and Entropy-SGD have one replica, which may see a random part alone
     covers = settings.algorithm.name not in DATA_PARALLEL
-    seen = seen_by(len(data.train), settings.data.fraction, n=topology.n, covers=covers, **mine)
+    seen = seen_by(len(train), settings.data.fraction, n=topology.n, covers=covers, **mine)
     return seen, MiniBatches(seen, settings.data.batch_size, place=topology.place, m=topology.m, **mine)
 
 
-def make_model(settings, data, topology, device):
+def make_model(settings, train, topology, device):
     """The network with the weights that all ranks start from; random numbers after it are each rank's own."""
     torch.manual_seed(settings.run.seed)
-    model = topology.together(build_model, settings, data, settings.data.batch_size // topology.m).to(device)
+    model = topology.together(checked_model, settings, train, settings.data.batch_size // topology.m).to(device)
     topology.broadcast([*model.parameters(), *model.buffers()])
     # dropout differs from rank to rank
     torch.manual_seed(resume.seed_of(settings.run.seed, topology.world.Get_rank()))
@@ -239,54 +187,30 @@ def make_schedule(settings, optimizer, B):
     return scheduler, min(rounds, s.max_rounds or rounds)
 
 
-def go_on(stored, rounds, optimizer, model, scheduler, topology, seed, tally, metrics):
-    """Bring everything to where a checkpoint was taken; lines to say. Collective over all ranks."""
-    facts, changed = resume.restore(stored, optimizer, model, scheduler, topology, seed)
-    tally.go_on(stored.manifest["step"], facts)
-    metrics.go_on(stored.manifest["round"], stored.facts(0)["seconds"])
-    return [f"goes on after round {stored.manifest['round'] + 1}/{rounds}, from {stored.folder}", *changed]
-
-
-def make_saving(settings, topology, saver, optimizer, model, tally, metrics, watchdog, images):
-    """What saves the run; images: in the training and the test set."""
-
-    def snapshot():
-        counted = {**tally.facts(), "seconds": metrics.seconds}
-        return resume.capture(optimizer, model, topology.place, topology.m, counted)
-
-    facts = {
-        "n": topology.n,
-        "m": topology.m,
-        "images": images,
+def facts_of(settings, task, samples):
+    """What a manifest says of the run; samples: in the training and the validation part."""
+    return {
+        "lower_is_better": task.lower_is_better,
+        "samples": samples,
         "data": settings.data.checksum,
         "settings": resume.sections(settings),
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
-    r = settings.run
-    return Saving(
-        saver,
-        snapshot,
-        facts,
-        every=r.checkpoint_every,
-        minutes=r.checkpoint_minutes,
-        metrics=metrics,
-        watchdog=watchdog,
-        round_length=optimizer.round_length,
-        decides=topology.world.Get_rank() == 0,
-    )
 
 
-def make_validator(settings, topology, optimizer, validation, seen, out, metrics):
-    """What validates the reference; validation: makes a Validation over a communicator and the samples seen."""
-    # of one replica that sees a part, the training error is that of the part
+def make_validator(settings, session, optimizer, what, device, seen):
+    """What validates the reference; what: (network, Sources of training and of validation samples)."""
+    t, d, beat = session.topology, settings.data, session.watchdog.beat
+    # of one replica that sees a part, the training score is that of the part
     used = seen if settings.algorithm.name in DATA_PARALLEL else None
+    at_once = what[1].task.evaluation_batch or -(-d.batch_size // (t.m * d.accumulate))
+    validation = partial(Validation, *what, d.batch_size, device, at_once=at_once, workers=d.workers, seen=used)
     return Validator(
         optimizer,
-        validation(topology.world, used),
-        validation(topology.replica, used),
-        topology,
-        out,
-        metrics,
+        validation(comm=t.world, beat=beat),
+        validation(comm=t.replica, beat=beat),
+        t,
+        session.folder,
         batches=settings.run.statistics_batches,
         save_replicas=settings.run.save_replicas,
     )

@@ -1,34 +1,56 @@
 """What a run says of itself at its start and at its end."""
 
+from pathlib import Path
+
 import torch
+
+from ..tasks.images import Images
 
 PAPERS_COUPLING = 0.52  # section 4.1: time of (8c) and (8d) over that of the mini-batches, WRN-28-10, in percent
 
 
-def headline(settings, topology, data, params, rounds, round_length, device):
-    """What is about to run."""
+def headline(settings, topology, task, samples, params, rounds, round_length, device):
+    """What is about to run; samples: their number in the two parts."""
     s, t = settings, topology
+    network, data, nouns = s.task.name, f"on {s.data.name}", "samples"
+    if s.task.file:
+        network, data = type(task).__name__, f"of {Path(s.task.file).name}"
+    elif isinstance(task, Images):
+        network, nouns = s.model.name, "images"
     size = sum(p.numel() for p in params)
     return (
-        f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {s.model.name} ({size:,} parameters) "
-        f"on {data.name} ({len(data.train):,} + {len(data.test):,} images), "
+        f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {network} ({size:,} parameters) "
+        f"{data} ({samples[0]:,} + {samples[1]:,} {nouns}), "
         f"{count(rounds, 'round')} of {round_length} mini-batches of {s.data.batch_size}, "
         f"{device.type}, {count(torch.get_num_threads(), 'thread')} a rank"
     )
 
 
-def summarise(metrics, outcome, tally, rounds, B, folder):
+def shown(score, units):
+    """A Score in words, its scores and then the loss; units: of scores, by name."""
+    values = [f"{name} {measured(value, units.get(name))}" for name, value in score.scores.items()]
+    return ", ".join([*values, f"loss {score.loss:.4f}"])
+
+
+def measured(value, unit):
+    return f"{value:.2f} {unit}" if unit else f"{value:.4f}"
+
+
+def summarise(metrics, outcome, units, tally, rounds, B, folder):
     """The end: the Outcome of the last validation, speed, and what the coupling took.
 
-    B: mini-batches in a pass.
+    units: of scores, by name. B: mini-batches in a pass.
     """
-    test, train, replica_error = outcome
+    name, value = outcome.test.first
+    train, unit = outcome.train.scores[name], units.get(name)
+    replicas = ", ".join(measured(each, None).rstrip() if not unit else f"{each:.2f}" for each in outcome.replicas)
     coupling, waited, sent = (tally.coupling[name] for name in COUNTERS)
     compute = tally.training_seconds - coupling
-    metrics.event("end", rounds - 1, tally.step, val_error=test.error, compute_seconds=compute, **tally.coupling)
+    best = {f"val_{name}": value}
+    metrics.event("end", rounds - 1, tally.step, **best, compute_seconds=compute, **tally.coupling)
     for line in (
-        f"validation error of the reference  {test.error:.2f} %  (training {train.error:.2f} %, "
-        f"replicas {', '.join(f'{e:.2f}' for e in replica_error)} %)",
+        f"{f'validation {name} of the reference':33}  {measured(value, unit)}  (training {measured(train, unit)}, "
+        f"replicas {replicas}{f' {unit}' if unit else ''})",
         f"samples per second                 {tally.samples / tally.training_seconds:,.0f}  (all ranks)",
         f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches "
         f"(Parle with WRN-28-10 in the paper: {PAPERS_COUPLING} %); {coupling:.2f} s, {waited:.2f} s of them "

@@ -27,15 +27,16 @@ class Tally:
         self.training_seconds += seconds
         self.coupling.update(coupling)
 
-    def facts(self):
-        """What a checkpoint keeps of it, beside the step."""
+    def state_dict(self):
+        """What a checkpoint keeps of it."""
         return {
+            "step": self.step,
             "samples": self.samples,
             "training_seconds": self.training_seconds,
             "coupling": dict(self.coupling),
         }
 
-    def go_on(self, step, facts):
-        """Continue from `facts` of `step` mini-batches."""
-        self.step, self.samples, self.training_seconds = step, facts["samples"], facts["training_seconds"]
-        self.coupling.update(facts["coupling"])
+    def load_state_dict(self, state):
+        """Continue from there."""
+        self.step, self.samples, self.training_seconds = (state[k] for k in ("step", "samples", "training_seconds"))
+        self.coupling = Counter(state["coupling"])

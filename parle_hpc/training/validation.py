@@ -1,35 +1,53 @@
 """Validation of the reference."""
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ..cluster.agreement import Group
+from ..cluster.agreement import Group, from_first
+from ..data.loader import sweep
 from ..data.split import shares
-from .batchnorm import recompute_statistics, untouched
-
-EVALUATION_BATCH = 500  # images in a forward pass without gradients
+from .batchnorm import layers_with_statistics, recompute_statistics, untouched
 
 
 class Score(NamedTuple):
-    """Error in percent, and mean cross-entropy in nats."""
+    """The mean loss over the samples, and the means of the task's scores by name."""
 
-    error: float
     loss: float
+    scores: dict
+
+    @property
+    def first(self):
+        """(Name, value) of the task's first score."""
+        return next(iter(self.scores.items()))
 
 
-@torch.no_grad()
-def score(model, batches, group):
-    """Score over the (images, labels) of all ranks of the group. Collective over it."""
-    wrong, loss, count = 0.0, 0.0, 0
-    for images, labels in batches:
-        outputs = model(images)
-        wrong += (outputs.argmax(1) != labels).sum().item()
-        loss += torch.nn.functional.cross_entropy(outputs.float(), labels, reduction="sum").item()
-        count += len(labels)
-    wrong, loss, count = group.sum([wrong, loss, count])
-    return Score(100 * wrong / count, loss / count)
+@contextmanager
+def remembered(model):
+    """Inside, a network that is called with the same objects as just before gives what it gave.
+
+    So `loss` and `scores` of a task may each call it. Without gradients and in evaluation mode alone.
+    """
+    run, last = model.forward, None
+
+    def forward(*given, **named):
+        nonlocal last
+        called = [*given, *named, *named.values()]
+        if last is None or len(called) != len(last[0]) or any(a is not b for a, b in zip(called, last[0], strict=True)):
+            last = called, run(*given, **named)
+        return last[1]
+
+    had = "forward" in vars(model)
+    model.forward = forward
+    try:
+        yield
+    finally:
+        if had:
+            model.forward = run
+        else:
+            del model.forward
 
 
 class Validation:
@@ -37,54 +55,84 @@ class Validation:
 
     Args:
         model: the network that trains.
-        data: DataSet.
-        batch_size: images in a batch that gives BatchNorm statistics: the mini-batch of training.
+        train, test: Sources of the training and the validation samples.
+        batch_size: samples in a batch that gives BatchNorm statistics: the mini-batch of training.
         device: of the model.
+        at_once: samples in a forward pass without gradients.
+        workers: processes that read samples ahead.
         comm: mpi4py communicator among whose ranks the work is divided; None for this process alone.
-        seen: indices of the training images to use; None for all of them.
+        seen: indices of the training samples to use; None for all of them.
         beat: called with each batch.
     """
 
-    def __init__(self, model, data, batch_size, device, comm=None, seen=None, beat=lambda: None):
-        self._beat = beat
-        self.model, self.data, self.batch_size, self.device = model, data, batch_size, device
-        self.group = Group(comm)
-        self.seen = np.arange(len(data.train)) if seen is None else seen
+    def __init__(self, model, train, test, batch_size, device, *, at_once, workers=0, comm=None, seen=None, beat=None):
+        self._beat, self._workers = beat or (lambda: None), workers
+        self.model, self.task, self.batch_size, self.device = model, train.task, batch_size, device
+        self.group, self._at_once = Group(comm), at_once
+        self._train, self._test = train, test
+        self.seen = np.arange(len(train)) if seen is None else seen
+        self._comm, self._names = comm, None
+
+    def _batches(self, source, indices):
+        for found in sweep(source, indices, self.device, self._workers):
+            self._beat()
+            yield found
 
     def test_batches(self):
-        """This rank's batches of test images and labels."""
-        for indices in shares(len(self.data.test), EVALUATION_BATCH, self.group.rank, self.group.size):
-            self._beat()
-            yield self.data.test.batch(indices, self.device)
+        """This rank's (count, batch) of the validation samples."""
+        mine = shares(len(self._test), self._at_once, self.group.rank, self.group.size)
+        return self._batches(self._test, mine)
 
-    def _train(self, limit):
-        for indices in shares(len(self.seen), self.batch_size, self.group.rank, self.group.size, limit):
-            self._beat()
-            yield self.data.train.batch(self.seen[indices], self.device)
+    def train_batches(self, limit, at_once):
+        """This rank's (count, batch) of training samples, `at_once` at a time; limit: mini-batches of them, or None."""
+        mine = shares(len(self.seen), self.batch_size, self.group.rank, self.group.size, limit)
+        parts = (part for indices in mine for part in np.split(indices, range(at_once, len(indices), at_once)))
+        return self._batches(self._train, (self.seen[part] for part in parts))
 
     def test(self):
-        """Score on the test set of the model as it is, statistics included, in evaluation mode."""
+        """Score on the validation samples of the model as it is, statistics included, in evaluation mode."""
         with untouched(self.model):
             self.model.eval()
-            return score(self.model, self.test_batches(), self.group)
+            return self._score(self.test_batches())
 
     def refresh(self, limit=None):
         """Give the model BatchNorm statistics of the weights that it holds, and leave it in evaluation mode."""
-        # one image alone has no variance
-        batches = (images for images, _ in self._train(limit) if len(images) > 1)
-        recompute_statistics(self.model, batches, self.group)
+        batches = ()
+        if layers_with_statistics(self.model):
+            # one sample alone has no variance
+            whole = self.train_batches(limit, self.batch_size)
+            batches = (batch for count, batch in whole if count > 1)
+        recompute_statistics(self.model, lambda batch: self.task.loss(self.model, batch), batches, self.group)
 
     def validate(self, limit=None):
-        """(test Score, training Score, state dict with the new statistics).
+        """(validation Score, training Score, state dict with the new statistics).
 
         limit: mini-batches of training data for statistics and training score; None for the whole set.
         """
         with untouched(self.model):
             self.refresh(limit)
-            test = score(self.model, self.test_batches(), self.group)
-            train = score(self.model, self._train(limit), self.group)
+            test = self._score(self.test_batches())
+            train = self._score(self.train_batches(limit, min(self._at_once, self.batch_size)))
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         return test, train, state
+
+    @torch.no_grad()
+    def _score(self, batches):
+        """Score over the (count, batch) of all ranks, collective over them."""
+        names, sums, count = None, 0.0, 0
+        for samples, batch in batches:
+            with remembered(self.model):
+                loss = self.task.loss(self.model, batch).double() * samples
+                values = self.task.scores(self.model, batch)
+            found = [loss, *(by_sample.double().sum() for by_sample in values.values())]
+            names, sums = [*values], sums + torch.stack(found).cpu().numpy()
+            count += samples
+        if self._names is None:
+            # a rank may have no samples, and rank 0 always has some
+            self._names = names if self._comm is None else from_first(self._comm, names)
+        mine = sums if count else np.zeros(1 + len(self._names))
+        loss, *scores, count = self.group.sum([*mine, count])
+        return Score(loss / count, {name: value / count for name, value in zip(self._names, scores, strict=True)})
 
 
 @torch.no_grad()

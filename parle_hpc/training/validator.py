@@ -13,15 +13,27 @@ from .validation import Score, relative_spread
 
 
 class Outcome(NamedTuple):
-    """What a validation found: Scores of the reference, and at the end the error in percent of each replica."""
+    """What a validation found: Scores of the reference, max_a |x^a - x| / |x|, and at the end each replica's score."""
 
     test: Score
     train: Score
-    replica_error: list | None
+    spread: float
+    replicas: list | None
+
+    def values(self):
+        """As metrics.jsonl has them; the first is the one that says what is best."""
+        found = {f"{part}_{name}": value for part, s in self._parts() for name, value in s.scores.items()}
+        found |= {f"{part}_loss": s.loss for part, s in self._parts()}
+        if self.replicas is not None:
+            found[f"replica_{self.test.first[0]}"] = self.replicas
+        return {**found, "spread": self.spread}
+
+    def _parts(self):
+        return ("val", self.test), ("train", self.train)
 
 
 class Validator:
-    """Validates the reference, says so, and at the end keeps it.
+    """Validates the reference, and at the end keeps it.
 
     Args:
         optimizer: which knows the reference.
@@ -29,46 +41,36 @@ class Validator:
         alone: Validation over the ranks of this replica.
         topology: Topology.
         folder: output folder.
-        metrics: Metrics, which are told.
-        batches: mini-batches of training data for statistics and training error, but at the end.
+        batches: mini-batches of training data for statistics and training score, but at the end.
         save_replicas: keep each replica's own weights too.
     """
 
-    def __init__(self, optimizer, validation, alone, topology, folder, metrics, *, batches, save_replicas):
+    def __init__(self, optimizer, validation, alone, topology, folder, *, batches, save_replicas):
         self._optimizer, self._validation, self._alone, self._topology = optimizer, validation, alone, topology
-        self._folder, self._metrics = folder, metrics
-        self._batches, self._save_replicas = batches, save_replicas
+        self._folder, self._batches, self._save_replicas = folder, batches, save_replicas
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def __call__(self, round, rounds, last):
-        """The Outcome after round `round` of `rounds`; last: keep the reference. Collective over all ranks."""
+    def __call__(self, last=False):
+        """The Outcome now, at the end of a round; last: keep the reference. Collective over all ranks."""
         live = [p.detach().clone() for p in self._params]
         with self._optimizer.at_reference():
             spread = relative_spread(live, self._params, self._validation.group)
             test, train, state = self._validation.validate(None if last else self._batches)
-        values = {"val_error": test.error, "val_loss": test.loss, "train_error": train.error, "train_loss": train.loss}
-        if last:
-            values["replica_error"] = self._replica_errors()
-        step = (round + 1) * self._optimizer.round_length
-        self._metrics.event("validate", round, step, **values, spread=spread)
-        self._metrics.say(
-            f"round {round + 1}/{rounds}, {self._metrics.seconds:.0f} s: validation error {test.error:.2f} %, "
-            f"training error {train.error:.2f} %, spread {spread:.3f}"
-        )
+        replicas = self._replica_scores() if last else None
         if last and self._topology.world.Get_rank() == 0:
             save(state, self._folder / "reference.pt")
-        return Outcome(test, train, values.get("replica_error"))
+        return Outcome(test, train, spread, replicas)
 
-    def _replica_errors(self):
-        """Validation error of each replica's own x^a, which the live weights are at the end of a round."""
+    def _replica_scores(self):
+        """First score of each replica's own x^a, which the live weights are at the end of a round."""
         test, _, state = self._alone.validate(self._batches)
         t = self._topology
         if self._save_replicas and t.place == 0:
             (self._folder / "replicas").mkdir(exist_ok=True)
             save(state, self._folder / "replicas" / f"{t.replica_index}.pt")
-        errors = np.zeros(t.n)
-        errors[t.replica_index] = test.error
-        return Group(t.cross).sum(errors).tolist()
+        scores = np.zeros(t.n)
+        scores[t.replica_index] = test.first[1]
+        return Group(t.cross).sum(scores).tolist()
 
 
 def save(state, path):

@@ -13,7 +13,6 @@ from helpers import raw
 from helpers.idx import idx
 from scipy.io import savemat
 
-from parle_hpc.data.loader import Loader
 from parle_hpc.data.prepare import prepare
 from parle_hpc.data.split import MiniBatches
 from parle_hpc.data.store import open_dataset
@@ -166,9 +165,7 @@ def test_a_channel_that_is_constant_and_images_that_are_tiny(tmp_path):
     with pytest.raises(BadInput, match=r"standard deviation is 0; take --data.preprocessing none or gcn, or leave the"):
         open_dataset(path, "mine", "standardize")
     part, batches = open_dataset(path, "mine").train, MiniBatches(np.arange(20), 5, seed=0, replica=0)
-    assert Loader(part, batches, torch.device("cpu"), False)(0)[0].shape == (5, 4, 4, 5)
-    with pytest.raises(BadInput, match=r"--data.augment true: images of 4 x 5 cannot be shifted by 4; leave it out"):
-        Loader(part, batches, torch.device("cpu"), True)
+    assert part.batch(batches.indices(0), torch.device("cpu"))[0].shape == (5, 4, 4, 5)
 
 
 def test_files_of_a_folder_are_taken_together(tmp_path):

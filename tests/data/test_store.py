@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parle_hpc.data import sources
+from parle_hpc.data.augment import moves
 from parle_hpc.data.prepare import prepare
 from parle_hpc.data.split import MiniBatches, seen_by, shares
 from parle_hpc.data.store import open_dataset
@@ -424,17 +425,28 @@ def test_replicas_and_passes_have_orders_of_their_own():
     assert np.array_equal(MiniBatches(np.arange(1000), 100, seed=0, replica=0).indices(37), first.indices(37))
 
 
+def drawn(batches, step):
+    return batches.draw_at(step)(moves)
+
+
 def test_moves_are_a_function_of_the_step_and_do_not_depend_on_m():
     whole = MiniBatches(np.arange(100), 12, seed=3, replica=1)
     shared = [MiniBatches(np.arange(100), 12, seed=3, replica=1, place=place, m=3) for place in range(3)]
     for step in (0, 5, 11):
-        moves = np.concatenate([rank.moves(step) for rank in shared])
-        assert np.array_equal(moves, whole.moves(step))
-        assert np.array_equal(moves, whole.moves(step))
-    assert not np.array_equal(whole.moves(0), whole.moves(1))
-    assert not np.array_equal(whole.moves(0), MiniBatches(np.arange(100), 12, seed=3, replica=0).moves(0))
-    many = np.concatenate([whole.moves(step) for step in range(200)])
+        joined = np.concatenate([drawn(rank, step) for rank in shared])
+        assert np.array_equal(joined, drawn(whole, step))
+        assert np.array_equal(joined, drawn(whole, step))
+    assert not np.array_equal(drawn(whole, 0), drawn(whole, 1))
+    assert not np.array_equal(drawn(whole, 0), drawn(MiniBatches(np.arange(100), 12, seed=3, replica=0), 0))
+    many = np.concatenate([drawn(whole, step) for step in range(200)])
     assert [sorted(set(column)) for column in many.T.tolist()] == [[0, 1], list(range(9)), list(range(9))]
+
+
+def test_a_second_draw_is_another_and_what_lacks_rows_is_refused():
+    draw = MiniBatches(np.arange(100), 12, seed=3, replica=1).draw_at(0)
+    assert not np.array_equal(draw(moves), draw(moves))
+    with pytest.raises(ValueError, match=r"a row for each of 12 samples; its shape is \(5, 3\)"):
+        draw(lambda random, count: moves(random, 5))
 
 
 @given(samples=st.integers(1, 400), n=st.integers(1, 8), fraction=st.floats(0.01, 1), seed=st.integers(0, 5))

@@ -1,0 +1,59 @@
+"""The task that the settings name, and its parts as loader processes make them again."""
+
+from pathlib import Path
+
+from ..settings.task_file import find_class, is_file, settings_for, with_line
+from .images import Images
+
+BUILT_IN = {"images": Images}
+
+
+def name_of(task):
+    """What messages call the task of section `task`."""
+    return Path(task.file).stem if task.file else task.name or "images"
+
+
+def make_task(settings):
+    """The Task that the settings name. Raises BadInput, with the line in the file of a task of one's own."""
+    t = settings.task
+    if not t.file:
+        return BUILT_IN[t.name or "images"](settings)
+    kind = find_class(t.file, t.name)
+    options = kind.Options(**{key: getattr(t, key) for key in kind.Options.model_fields})
+    return of_user(settings, "the constructor", lambda: kind(options))
+
+
+def of_user(settings, what, function):
+    """What `function`, which calls `what` of a task, gives; its exceptions as BadInput that names the line."""
+    if not settings.task.file:
+        return function()
+    path = Path(settings.task.file) if is_file(settings.task.file) else None
+    return with_line(function, path, f"--task.file {settings.task.file}: {what}")
+
+
+class Source:
+    """One part of a task's data, and what makes batches of it; pickled it is the settings alone, and made again.
+
+    Args:
+        settings: Settings, which name the data set whole.
+        part: "train" or "validation".
+        task: Task, where there is one already.
+    """
+
+    def __init__(self, settings, part, task=None):
+        self._settings, self.part = settings, part
+        self.task = make_task(settings) if task is None else task
+        self.dataset = of_user(settings, f"dataset({part!r})", lambda: self.task.dataset(part))
+        self.collate, self.prepare = self.task.collate, self.task.prepare
+        self.draws = self.task.draws
+
+    def __getstate__(self):
+        return self._settings.model_dump(), self.part
+
+    def __setstate__(self, state):
+        dumped, part = state
+        task = dumped["task"]
+        self.__init__(settings_for(task["file"], task["name"])(**dumped), part)
+
+    def __len__(self):
+        return len(self.dataset)

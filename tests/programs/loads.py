@@ -1,0 +1,95 @@
+"""A process that loads mini-batches in two workers, and ends as its first argument says; one is a rank of MPI."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import torch
+from helpers.loading import Drawing, FirstOf, InOrder, Logging, Noisy, Source, Stuck
+
+from parle_hpc.data.loader import Loader
+from parle_hpc.data.split import MiniBatches
+from parle_hpc.data.workers import ASKING, Workers
+
+
+def loader_of(source):
+    return Loader(source, InOrder(), torch.device("cpu"), workers=2)
+
+
+def stuck(file):
+    """A Loader whose one worker has more to send than a pipe holds, and whose other one never answers again."""
+    loader = loader_of(FirstOf(Stuck(file)))
+    loader(0)
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    return loader
+
+
+def under_signals():
+    """Every signal that launchers send comes again and again to all processes of the group, from the start."""
+    heard, over = set(), threading.Event()
+    for number in ASKING:
+        signal.signal(number, lambda number, _: heard.add(number))
+
+    def send():
+        while not over.wait(0.02):
+            for number in ASKING:
+                os.killpg(0, number)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    loader = loader_of(Source(Drawing()))
+    found = [loader(step)[0][1]["index"].item() for step in range(300)]
+    over.set()
+    thread.join()
+    loader.close()
+    assert found == list(range(300))
+    assert heard == set(ASKING)
+
+
+def as_a_rank(folder):
+    """Workers of ranks have the launcher's variables, and nothing of MPI."""
+    from parle_hpc.cluster.topology import Topology
+
+    topology = Topology.split(replicas=1)
+    mine = MiniBatches(np.arange(40), 12, seed=0, replica=0, place=topology.place, m=topology.m)
+    logs = [f"{folder}/{kind}{topology.place}" for kind in ("workers", "alone")]
+    some, alone = (
+        Loader(Noisy(Logging(log)), mine, torch.device("cpu"), workers=number)
+        for log, number in zip(logs, (2, 0), strict=True)
+    )
+    for step in range(5):
+        torch.testing.assert_close(some(step), alone(step), rtol=0, atol=0)
+    topology.world.Barrier()
+    some.close()
+    with open(logs[0]) as file:
+        assert {line.split()[2] for line in file} == {"[]"}
+    topology.close()
+    print("the same")
+
+
+if __name__ == "__main__":
+    way = sys.argv[1]
+    if way == "under_signals":
+        under_signals()
+    elif way == "as_a_rank":
+        as_a_rank(sys.argv[2])
+    elif way == "starts":
+        workers = Workers(FirstOf(Stuck(sys.argv[2])), iter([]), 2, False)
+        print("stuck", flush=True)
+        os._exit(5)
+    else:
+        loader = stuck(sys.argv[2])
+        print("stuck", flush=True)
+        if way == "waits":
+            time.sleep(10_000)
+        elif way == "exits":
+            os._exit(3)
+        elif way == "closes":
+            loader.close()
+            os._exit(4)
+        elif way == "raises":
+            raise KeyError("raised")
