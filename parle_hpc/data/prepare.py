@@ -49,7 +49,7 @@ from .sources import SOURCES
 from .text import prepare_text
 from .writing import keep_apart, output, write
 
-BUILT_IN = ("digits",)  # which need no source
+BUILT_IN = ("digits", TOPICS)  # which need no source
 
 
 def channel_statistics(images):

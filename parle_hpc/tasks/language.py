@@ -23,10 +23,11 @@ class LanguageModel(Task):
     """
 
     Options = Language
+    draws = False
 
     def __init__(self, options, tokens):
         super().__init__(options)
-        self.tokens = tokens
+        self.data = tokens
         context = self.options.context
         for part, needed in (("train", 2 * context), ("test", context + 1)):
             found = len(getattr(tokens, part))
@@ -41,7 +42,7 @@ class LanguageModel(Task):
         """A new GPT for the text's vocabulary. Raises BadInput where the options do not fit together."""
         o = self.options
         try:
-            return GPT(self.tokens.vocabulary, o.context, o.depth, o.width, o.heads, o.dropout, o.positions, o.tied)
+            return GPT(self.data.vocabulary, o.context, o.depth, o.width, o.heads, o.dropout, o.positions, o.tied)
         except ValueError as error:
             raise BadInput(f"--task.heads {o.heads}: {error}") from None
 
@@ -54,8 +55,8 @@ class LanguageModel(Task):
         """
         context = self.options.context
         if part == "train":
-            return Windows(self.tokens.train, 2 * context, context)
-        return Windows(self.tokens.test, context + 1, context)
+            return Windows(self.data.train, 2 * context, context)
+        return Windows(self.data.test, context + 1, context)
 
     def collate(self, samples):
         """Windows as one int64 tensor, (samples, length)."""
@@ -78,7 +79,7 @@ class LanguageModel(Task):
 
     def scores(self, model, batch):
         """bits_per_byte: of each window, at the test part's number of tokens for a byte."""
-        per_byte = len(self.tokens.test) / self.tokens.test_bytes
+        per_byte = len(self.data.test) / self.data.test_bytes
         return {"bits_per_byte": self._nats(model, batch).mean(1) * (per_byte / math.log(2))}
 
     def _nats(self, model, batch):
