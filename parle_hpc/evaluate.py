@@ -22,7 +22,7 @@ def main():
     except BadInput as error:
         leave(error, BAD_INPUT)
     validation = validation_of(settings, sources, model, torch.device("cpu"))
-    print(f"validation {shown(validation.test(), sources[0].task.units)}, on {len(sources[1]):,} samples")
+    print(f"validation {shown(validation.test(), sources.task.units)}, on {len(sources.validation):,} samples")
 
 
 if __name__ == "__main__":

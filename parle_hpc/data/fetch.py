@@ -13,10 +13,14 @@ import torch
 
 
 class Key(NamedTuple):
-    """What is fetched at once: indices of samples, and the seeds of what they draw; None: they draw nothing."""
+    """What is fetched at once: indices of samples, and the seeds of what they draw; None: they draw nothing.
+
+    part: which source of several they are of.
+    """
 
     indices: np.ndarray
     words: np.ndarray | None
+    part: str | None = None
 
 
 def fetch(source, key):
@@ -127,6 +131,6 @@ class Fetcher:
         try:
             if self._source is None:
                 self._source = pickle.loads(self._pickled)
-            return pack(fetch(self._source, key))
+            return pack(fetch(self._source if key.part is None else self._source[key.part], key))
         except Exception as error:
             return Failure.of(error)

@@ -7,7 +7,6 @@ import torch
 
 from .fetch import Key, fetch
 from .moving import to_device
-from .workers import Workers
 
 
 class Loader:
@@ -26,34 +25,34 @@ class Loader:
                 an array with a row for each of the `count` samples of the replica's mini-batch, and gives the rows of
                 this batch, a tensor on the device. A second draw goes on with the generator;
             draws: False says that dataset and collate draw nothing, and saves the seeding; may be missing.
-            With workers it is pickled, and dataset and collate of what that makes are used in processes of their own:
-            what it is made of must be found in a new Python that knows sys.path and the file that was started.
+            part: its name, where `ahead` has several.
         batches: MiniBatches, which says what is in each.
         device: torch device.
         accumulate: parts of each mini-batch of this rank, as torch.chunk divides it.
-        workers: processes that fetch ahead, from the first call on; 0: none, it is fetched when it is asked for.
+        ahead: Ahead, whose processes fetch from step `first` on; None: it is fetched when it is asked for. They pickle
+            what they are given as source, and use dataset and collate of what that makes: it must be found in a new
+            Python that knows sys.path and the file that was started.
         first: the step that they begin with.
     """
 
-    def __init__(self, source, batches, device, *, accumulate=1, workers=0, first=0):
+    def __init__(self, source, batches, device, *, accumulate=1, ahead=None, first=0):
         self._source, self._batches, self._device = source, batches, device
         size = -(-batches.share // accumulate)
         self._parts = [slice(start, min(start + size, batches.share)) for start in range(0, batches.share, size)]
-        self._count, self._next, self._workers = workers, first, None
-        self._draws = getattr(source, "draws", True)
+        self._next, self._ahead = first, ahead
+        self._draws, self._name = getattr(source, "draws", True), getattr(source, "part", None)
+        if ahead is not None:
+            ahead.feed(key for step in count(first) for key in self._keys(step))
 
     def __call__(self, step):
         """[(samples, batch)]: the parts of this rank's mini-batch `step`, prepared, on the device.
 
-        With workers the steps must come one after the other, and none after an exception. Raises ValueError where they
+        With `ahead` the steps must come one after the other, and none after an exception. Raises ValueError where they
         do not, what the source raises, and RuntimeError where a worker has died.
         """
-        if self._count and step != self._next:
+        if self._ahead and step != self._next:
             raise ValueError(f"mini-batch {step} was asked for, and {self._next} is the next that the workers have")
-        if self._count and self._workers is None:
-            keys = (key for later in count(step) for key in self._keys(later))
-            self._workers = Workers(self._source, keys, self._count, self._device.type == "cuda")
-        keys = [None] * len(self._parts) if self._count else self._keys(step)
+        keys = [None] * len(self._parts) if self._ahead else self._keys(step)
         self._next = None
         parts = [self._part(step, rows, key) for rows, key in zip(self._parts, keys, strict=True)]
         self._next = step + 1
@@ -62,13 +61,13 @@ class Loader:
     def _keys(self, step):
         indices = self._batches.indices(step)
         return [
-            Key(indices[rows], self._batches.words(step, part) if self._draws else None)
+            Key(indices[rows], self._batches.words(step, part) if self._draws else None, self._name)
             for part, rows in enumerate(self._parts)
         ]
 
     def _part(self, step, rows, key):
         """(Samples, batch) of the `rows` of this rank; key: None where the workers have it."""
-        batch = next(self._workers) if key is None else fetch(self._source, key)
+        batch = next(self._ahead) if key is None else fetch(self._source, key)
         draw = self._batches.draw_at(step)
 
         def drawn(function):
@@ -76,8 +75,18 @@ class Loader:
 
         return rows.stop - rows.start, self._source.prepare(to_device(batch, self._device), drawn)
 
-    def close(self):
-        """End the workers, in a few seconds at most."""
-        if self._workers is not None:
-            self._workers.close()
-            self._next = self._workers = None
+
+def sweep(source, indices, device, ahead=None):
+    """Yield (samples, batch) for each array of `indices`, prepared without chance, on the device.
+
+    source, ahead: as Loader has them. What a dataset draws all the same is a function of the first index.
+    """
+    keys = [Key(np.asarray(some), words_of(source, some), source.part if ahead else None) for some in indices]
+    found = (fetch(source, key) for key in keys) if ahead is None else ahead.sweep(keys)
+    for key, batch in zip(keys, found, strict=True):
+        yield len(key.indices), source.prepare(to_device(batch, device), None)
+
+
+def words_of(source, indices):
+    """Seeds for what samples draw that are not trained on; None where they draw nothing."""
+    return np.random.SeedSequence(int(indices[0])).generate_state(8) if getattr(source, "draws", True) else None

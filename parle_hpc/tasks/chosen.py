@@ -45,28 +45,30 @@ def of_user(settings, what, function):
 
 
 class Source:
-    """One part of a task's data, and what makes batches of it; pickled it is the settings alone, and made again.
+    """One part, "train" or "validation", of a task's data, and what makes batches of it."""
 
-    Args:
-        settings: Settings, which name the data set whole.
-        part: "train" or "validation".
-        task: Task, where there is one already.
-    """
-
-    def __init__(self, settings, part, task=None):
-        self._settings, self.part = settings, part
-        self.task = make_task(settings) if task is None else task
-        self.dataset = of_user(settings, f"dataset({part!r})", lambda: self.task.dataset(part))
-        self.collate, self.prepare = self.task.collate, self.task.prepare
-        self.draws = self.task.draws
-
-    def __getstate__(self):
-        return self._settings.model_dump(), self.part
-
-    def __setstate__(self, state):
-        dumped, part = state
-        task = dumped["task"]
-        self.__init__(settings_for(task["file"], task["name"])(**dumped), part)
+    def __init__(self, settings, task, part):
+        self.task, self.part, self.draws = task, part, task.draws
+        self.dataset = of_user(settings, f"dataset({part!r})", lambda: task.dataset(part))
+        self.collate, self.prepare = task.collate, task.prepare
 
     def __len__(self):
         return len(self.dataset)
+
+
+class Sources:
+    """A task and both of its Sources. Pickled it is the settings alone, of which a loader process makes it again."""
+
+    def __init__(self, settings):
+        self._settings, self.task = settings, make_task(settings)
+        self.train, self.validation = (Source(settings, self.task, part) for part in ("train", "validation"))
+
+    def __getitem__(self, part):
+        return getattr(self, part)
+
+    def __getstate__(self):
+        return self._settings.model_dump()
+
+    def __setstate__(self, dumped):
+        task = dumped["task"]
+        self.__init__(settings_for(task["file"], task["name"])(**dumped))

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from ..data.advice import default_path
+from ..data.ahead import Ahead
 from ..errors import BadInput, say
 from ..settings import load
-from ..tasks.chosen import Source, of_user
+from ..tasks.chosen import Sources, of_user
 from ..tasks.network import first_line
 from .opening import checksum_of_file
 from .validation import Validation
@@ -18,7 +19,7 @@ DATA_PATH = "the data set's file, where it is not what the run had"  # --help of
 
 
 def open_run(folder, data_path=None):
-    """A finished run's settings, the Sources of its data, and its network with the reference's weights and statistics.
+    """A finished run's settings, its Sources, and its network with the reference's weights and statistics.
 
     data_path: of the data set's file; None: the run's own. Raises BadInput where the folder does not hold a finished
     run, or the file another data set than the run's.
@@ -40,17 +41,18 @@ def open_run(folder, data_path=None):
             raise BadInput(
                 f"{d.path}, the data set {d.name} of {folder}, is not there; give its file by --data.path FILE"
             )
-    train = Source(settings, "train")
-    model = of_user(settings, "model()", train.task.model)
+    sources = Sources(settings)
+    model = of_user(settings, "model()", sources.task.model)
     load_weights(model, folder / "reference.pt")
-    return settings, (train, Source(settings, "validation", train.task)), model.eval()
+    return settings, sources, model.eval()
 
 
 def validation_of(settings, sources, model, device):
     """The Validation of a finished run's network, in this process alone."""
-    d, task = settings.data, sources[0].task
-    at_once = task.evaluation_batch or d.batch_size
-    return Validation(model, *sources, d.batch_size, device, at_once=at_once, workers=d.workers)
+    d = settings.data
+    at_once = sources.task.evaluation_batch or d.batch_size
+    ahead = Ahead(sources, d.workers, device.type == "cuda") if d.workers else None
+    return Validation(model, sources, d.batch_size, device, at_once=at_once, ahead=ahead)
 
 
 def load_weights(model, path):

@@ -1,7 +1,7 @@
 """The loop of a run: L times (8a) and (8b), then (8c) and (8d), then what happens between two rounds."""
 
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import torch
 
@@ -15,16 +15,16 @@ def train(parts):
     """
     p, session = parts, parts.session
     p.model.train()
-    with closing(p.loader):
+    with closing(p.ahead) if p.ahead else nullcontext():
         for round in session.rounds(p.rounds):
             with p.trace(round):
                 one_round(p)
             if (round + 1) % p.settings.run.validate_every == 0 and round + 1 < p.rounds:
                 session.watchdog.beat(f"in the validation after round {round + 1}")
                 validate(p, round)
-    # also where all was trained before, in another folder or without a reference
-    session.watchdog.beat("in the last validation")
-    outcome = validate(p, p.rounds - 1, last=True)
+        # also where all was trained before, in another folder or without a reference
+        session.watchdog.beat("in the last validation")
+        outcome = validate(p, p.rounds - 1, last=True)
     summarise(session.metrics, outcome, p.task.units, p.tally, p.rounds, p.B, session.folder)
 
 

@@ -14,12 +14,12 @@ from ..data.loader import sweep
 from ..data.prepare import BUILT_IN, prepare
 from ..errors import BadInput
 from ..settings.task_file import is_file
-from ..tasks.chosen import Source, of_user
+from ..tasks.chosen import Sources, of_user
 from .batchnorm import untouched
 
 
 def open_task(settings, topology, out):
-    """(Source of the training samples, Source of the validation samples); the settings then name the data whole.
+    """The task and its data as Sources; the settings then name the data whole.
 
     Built-in data are made where they are missing, in `out` where the current folder cannot be written. Collective over
     all ranks. Raises BadInput on all of them.
@@ -38,12 +38,11 @@ def open_task(settings, topology, out):
                 by_first(topology, make_built_in, d.name, path, 0)
         topology.together(check_copy, d.node_copy)
         d.path = str(path)
-    train = topology.together(Source, settings, "train")
+    sources = topology.together(Sources, settings)
     if not t.file:
-        d.checksum = train.task.data.checksum
-    test = topology.together(Source, settings, "validation", train.task)
-    topology.together(check_samples, settings, train, test)
-    return train, test
+        d.checksum = sources.task.data.checksum
+    topology.together(check_samples, settings, sources.train, sources.validation)
+    return sources
 
 
 def checksum_of_file(file):

@@ -19,6 +19,7 @@ from ..algorithms.sgd import SGD
 from ..checkpoints import resume
 from ..cluster.agreement import by_first
 from ..cluster.topology import Topology
+from ..data.ahead import Ahead
 from ..data.loader import Loader
 from ..data.split import MiniBatches, seen_by
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
@@ -43,6 +44,7 @@ class Parts:
     Attributes:
         settings, topology, session: as given.
         task: Task.
+        ahead: processes that read samples ahead, or None.
         loader: Loader of this rank's mini-batches.
         B: mini-batches in a pass.
         model, params, optimizer, scheduler: the network, its parameters, and what moves them.
@@ -56,6 +58,7 @@ class Parts:
     topology: Topology
     session: Session
     task: Task
+    ahead: Ahead | None
     loader: Loader
     B: int
     model: torch.nn.Module
@@ -84,34 +87,37 @@ def set_up(settings, session):
     device = t.together(t.device, settings.run.device)
     if device.type == "cpu":
         keep_freed()
-    train, test = open_task(settings, t, out)
+    sources = open_task(settings, t, out)
+    task, train = sources.task, sources.train
     seen, batches = share(settings, train, t)
     model = make_model(settings, train, t, device)
     params = list(model.parameters())
     optimizer = make_optimizer(settings, params, t, batches.B)
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
-    tally, samples = Tally(), [len(train), len(test)]
+    tally, samples = Tally(), [len(train), len(sources.validation)]
     finished = is_finished(session, rounds)
     if stored is not None and not finished:
         check_data(stored, samples, settings)
         check_task(stored, settings)
     if not finished:
         by_first(t, write_config, settings, out)
-        facts = facts_of(settings, train.task, samples)
+        facts = facts_of(settings, task, samples)
         session.take_up(model, optimizer, {"schedule": scheduler, "tally": tally}, batches_per_pass=batches.B, **facts)
     session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}"
     session.news = [
-        headline(settings, t, train.task, samples, params, rounds, optimizer.round_length, device),
+        headline(settings, t, task, samples, params, rounds, optimizer.round_length, device),
         f"writes into {out}, with seed {settings.run.seed}",
         *session.news,
     ]
     d, first = settings.data, session.first_round * optimizer.round_length
+    ahead = Ahead(sources, d.workers, device.type == "cuda") if d.workers else None
     return Parts(
         settings=settings,
         topology=t,
         session=session,
-        task=train.task,
-        loader=Loader(train, batches, device, accumulate=d.accumulate, workers=d.workers, first=first),
+        task=task,
+        ahead=ahead,
+        loader=Loader(train, batches, device, accumulate=d.accumulate, ahead=ahead, first=first),
         B=batches.B,
         model=model,
         params=params,
@@ -120,7 +126,7 @@ def set_up(settings, session):
         rounds=rounds,
         finished=finished,
         tally=tally,
-        validator=make_validator(settings, session, optimizer, (model, train, test), device, seen),
+        validator=make_validator(settings, session, optimizer, (model, sources), device, seen, ahead),
         trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", t.world.Get_rank()),
     )
 
@@ -198,13 +204,13 @@ def facts_of(settings, task, samples):
     }
 
 
-def make_validator(settings, session, optimizer, what, device, seen):
-    """What validates the reference; what: (network, Sources of training and of validation samples)."""
+def make_validator(settings, session, optimizer, what, device, seen, ahead):
+    """What validates the reference; what: (network, Sources)."""
     t, d, beat = session.topology, settings.data, session.watchdog.beat
     # of one replica that sees a part, the training score is that of the part
     used = seen if settings.algorithm.name in DATA_PARALLEL else None
     at_once = what[1].task.evaluation_batch or -(-d.batch_size // (t.m * d.accumulate))
-    validation = partial(Validation, *what, d.batch_size, device, at_once=at_once, workers=d.workers, seen=used)
+    validation = partial(Validation, *what, d.batch_size, device, at_once=at_once, ahead=ahead, seen=used)
     return Validator(
         optimizer,
         validation(comm=t.world, beat=beat),

@@ -55,26 +55,26 @@ class Validation:
 
     Args:
         model: the network that trains.
-        train, test: Sources of the training and the validation samples.
+        sources: Sources of the training and the validation samples.
         batch_size: samples in a batch that gives BatchNorm statistics: the mini-batch of training.
         device: of the model.
         at_once: samples in a forward pass without gradients.
-        workers: processes that read samples ahead.
+        ahead: Ahead, whose processes fetch; None: they are fetched here.
         comm: mpi4py communicator among whose ranks the work is divided; None for this process alone.
         seen: indices of the training samples to use; None for all of them.
         beat: called with each batch.
     """
 
-    def __init__(self, model, train, test, batch_size, device, *, at_once, workers=0, comm=None, seen=None, beat=None):
-        self._beat, self._workers = beat or (lambda: None), workers
-        self.model, self.task, self.batch_size, self.device = model, train.task, batch_size, device
+    def __init__(self, model, sources, batch_size, device, *, at_once, ahead=None, comm=None, seen=None, beat=None):
+        self._beat, self._ahead = beat or (lambda: None), ahead
+        self.model, self.task, self.batch_size, self.device = model, sources.task, batch_size, device
         self.group, self._at_once = Group(comm), at_once
-        self._train, self._test = train, test
-        self.seen = np.arange(len(train)) if seen is None else seen
+        self._train, self._test = sources.train, sources.validation
+        self.seen = np.arange(len(self._train)) if seen is None else seen
         self._comm, self._names = comm, None
 
     def _batches(self, source, indices):
-        for found in sweep(source, indices, self.device, self._workers):
+        for found in sweep(source, indices, self.device, self._ahead):
             self._beat()
             yield found
 

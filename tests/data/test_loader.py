@@ -14,13 +14,14 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
-from helpers.loading import Drawing, Failing, FirstOf, InOrder, Logging, Noisy, Source, Unmakeable
+from helpers.loading import Drawing, Failing, FirstOf, InOrder, Logging, Noisy, Part, Source, Unmakeable
 from helpers.mpi import ENVIRONMENT, PROGRAMS, passes
 from torch.nn.utils.rnn import pack_sequence
 
 from parle_hpc.cluster.signals import SIGNALS
+from parle_hpc.data.ahead import Ahead
 from parle_hpc.data.fetch import Key
-from parle_hpc.data.loader import Loader
+from parle_hpc.data.loader import Loader, sweep
 from parle_hpc.data.moving import to_device
 from parle_hpc.data.split import MiniBatches
 from parle_hpc.data.workers import ASKING, Workers
@@ -106,7 +107,8 @@ def test_the_generators_go_on_as_before_also_after_an_exception_and_are_left_alo
 def worked(tmp_path_factory):
     """What two workers did from step 7 on, and how."""
     log = tmp_path_factory.mktemp("loader") / "log"
-    loader = Loader(Noisy(Logging(log)), batches(), CPU, accumulate=2, workers=2, first=7)
+    ahead = Ahead(Noisy(Logging(log)), 2, False)
+    loader = Loader(Noisy(Logging(log)), batches(), CPU, accumulate=2, ahead=ahead, first=7)
     before, handler = generators(), signal.getsignal(signal.SIGCHLD)
     found = {7: loader(7)}
     # two batches a worker are fetched while nobody asks; each is a part
@@ -114,8 +116,8 @@ def worked(tmp_path_factory):
     found |= {step: loader(step) for step in (8, 9, 10)}
     with pytest.raises(ValueError, match="mini-batch 10 was asked for, and 11 is the next that the workers have"):
         loader(10)
-    after, pids = generators(), loader._workers.pids
-    loader.close()
+    after, pids = generators(), ahead._workers.pids
+    ahead.close()
     assert signal.getsignal(signal.SIGCHLD) == handler
     return found, log.read_text().splitlines(), before == after, pids
 
@@ -136,6 +138,23 @@ def test_workers_are_processes_of_one_thread_that_know_nothing_of_mpi_and_end(wo
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
+def test_a_sweep_between_two_mini_batches_changes_neither(tmp_path):
+    """Of two parts, by the processes that have fetched mini-batches of training ahead."""
+    train, other = Part(Drawing(), "train"), Part(Drawing(), "validation")
+    ahead = Ahead({"train": train, "validation": other}, 2, False)
+    loader, alone = (Loader(train, batches(), CPU, ahead=a) for a in (ahead, None))
+    indices = [np.arange(k, k + 3) for k in range(0, 24, 3)]
+    for step in range(4):
+        same(loader(step), alone(step))
+        for source in (other, train):
+            same(list(sweep(source, indices[:step], CPU, ahead)), list(sweep(source, indices[:step], CPU)))
+    ahead.close()
+    again = Ahead({"validation": other}, 1, False)  # nothing is trained
+    for _ in range(2):
+        same(list(sweep(other, indices, CPU, again)), list(sweep(other, indices, CPU)))
+    assert again._workers is None
+
+
 def test_what_goes_wrong_in_a_worker_comes_out_as_what_it_is():
     some = Workers(FirstOf(Failing()), (Key(np.array([index]), None) for index in count()), 1, False)
     assert next(some) == 0
@@ -154,12 +173,13 @@ def test_what_goes_wrong_in_a_worker_comes_out_as_what_it_is():
 
 
 def test_a_source_that_a_worker_cannot_make_again_says_why_and_a_death_ends_a_wait():
-    loader = Loader(Unmakeable(Drawing()), InOrder(), CPU, workers=1)
+    ahead = Ahead(Unmakeable(Drawing()), 1, False)
+    loader = Loader(Unmakeable(Drawing()), InOrder(), CPU, ahead=ahead)
     with pytest.raises(ImportError, match="no module of that name on this node"):
         loader(0)
     with pytest.raises(ValueError, match="mini-batch 1 was asked for"):
         loader(1)
-    some = loader._workers
+    some = ahead._workers
 
     class HalfAMessage:
         def __next__(self):
@@ -170,7 +190,7 @@ def test_a_source_that_a_worker_cannot_make_again_says_why_and_a_death_ends_a_wa
     with pytest.raises(RuntimeError, match="was ended by SIGHUP"):
         next(some)
     some._iterator = iterator
-    loader.close()
+    ahead.close()
 
 
 def test_the_training_command_starts_nothing_in_a_worker_which_imports_it():

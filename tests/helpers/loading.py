@@ -25,6 +25,14 @@ class Source:
         return batch
 
 
+class Part(Source):
+    """One of several sources that an Ahead has."""
+
+    def __init__(self, dataset, part):
+        super().__init__(dataset)
+        self.part = part
+
+
 class Drawing:
     """Samples that draw from every generator that a user's transforms draw from."""
 

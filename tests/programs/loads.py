@@ -10,22 +10,25 @@ import numpy as np
 import torch
 from helpers.loading import Drawing, FirstOf, InOrder, Logging, Noisy, Source, Stuck
 
+from parle_hpc.data.ahead import Ahead
 from parle_hpc.data.loader import Loader
 from parle_hpc.data.split import MiniBatches
 from parle_hpc.data.workers import ASKING, Workers
 
 
 def loader_of(source):
-    return Loader(source, InOrder(), torch.device("cpu"), workers=2)
+    """(A Loader, the Ahead that it has)."""
+    ahead = Ahead(source, 2, False)
+    return Loader(source, InOrder(), torch.device("cpu"), ahead=ahead), ahead
 
 
 def stuck(file):
-    """A Loader whose one worker has more to send than a pipe holds, and whose other one never answers again."""
-    loader = loader_of(FirstOf(Stuck(file)))
+    """An Ahead whose one worker has more to send than a pipe holds, and whose other one never answers again."""
+    loader, ahead = loader_of(FirstOf(Stuck(file)))
     loader(0)
     while not os.path.exists(file):
         time.sleep(0.01)
-    return loader
+    return ahead
 
 
 def under_signals():
@@ -41,11 +44,11 @@ def under_signals():
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
-    loader = loader_of(Source(Drawing()))
+    loader, ahead = loader_of(Source(Drawing()))
     found = [loader(step)[0][1]["index"].item() for step in range(300)]
     over.set()
     thread.join()
-    loader.close()
+    ahead.close()
     assert found == list(range(300))
     assert heard == set(ASKING)
 
@@ -57,14 +60,15 @@ def as_a_rank(folder):
     topology = Topology.split(replicas=1)
     mine = MiniBatches(np.arange(40), 12, seed=0, replica=0, place=topology.place, m=topology.m)
     logs = [f"{folder}/{kind}{topology.place}" for kind in ("workers", "alone")]
+    sources = [Noisy(Logging(log)) for log in logs]
+    aheads = Ahead(sources[0], 2, False), None
     some, alone = (
-        Loader(Noisy(Logging(log)), mine, torch.device("cpu"), workers=number)
-        for log, number in zip(logs, (2, 0), strict=True)
+        Loader(source, mine, torch.device("cpu"), ahead=ahead) for source, ahead in zip(sources, aheads, strict=True)
     )
     for step in range(5):
         torch.testing.assert_close(some(step), alone(step), rtol=0, atol=0)
     topology.world.Barrier()
-    some.close()
+    aheads[0].close()
     with open(logs[0]) as file:
         assert {line.split()[2] for line in file} == {"[]"}
     topology.close()
@@ -82,14 +86,14 @@ if __name__ == "__main__":
         print("stuck", flush=True)
         os._exit(5)
     else:
-        loader = stuck(sys.argv[2])
+        ahead = stuck(sys.argv[2])
         print("stuck", flush=True)
         if way == "waits":
             time.sleep(10_000)
         elif way == "exits":
             os._exit(3)
         elif way == "closes":
-            loader.close()
+            ahead.close()
             os._exit(4)
         elif way == "raises":
             raise KeyError("raised")
