@@ -1,9 +1,11 @@
-"""Make a data set's HDF5 file, from its published files or from images and labels of your own.
+"""Make a data set's HDF5 file, from its published files, from images and labels of your own, or from a text.
 
     python -m parle_hpc.data.prepare digits
     python -m parle_hpc.data.prepare mnist                              # downloads the four files
     python -m parle_hpc.data.prepare cifar10 --source FILE.tar.gz       # or a folder: what was brought by hand
     python -m parle_hpc.data.prepare mine --source FILE.h5              # HDF5, .npz, or a folder of .npy: your own
+    python -m parle_hpc.data.prepare text --source FILE... --out data/novels.h5       # a text of your own
+    python -m parle_hpc.data.prepare topics                             # a text that is built in: Python's own help
 
 mnist: the four IDX files. cifar10, cifar100: the binary or the python version. svhn: train_32x32.mat, extra_32x32.mat
 and test_32x32.mat. Each packed or not, in an archive or a folder, or one of them, beside which the others lie.
@@ -17,29 +19,37 @@ The file that is made holds groups train and test, each with images (uint8, N x 
 (int64); as attributes name, classes, source checksum, layout, and the training images' channel mean and standard
 deviation (of 0 to 1); for cifar10 and cifar100 also zca/mean and zca/matrix (float64), which whiten images after global
 contrast normalisation.
+
+A text's files are joined; its end, a tenth or --validation, is the test part. A token is a byte, or what --tokenizer
+MODULE:NAME gives: a function from text to integers, or an object with such an encode, which Python can import, also
+from the current folder. A tokenizer sees each part as a whole, and UTF-8 alone. The file is called as --data.name finds
+it, data/NAME.h5, and holds groups train and test, each with tokens (uint16; uint32 of more than 65,536), and as
+attributes name, vocabulary (what the tokenizer has as vocab_size, n_vocab, vocabulary or len(), or one more than the
+largest token), train_bytes and test_bytes of text, tokenizer, and checksum. The text of topics differs from one version
+of Python to the next.
 """
 
 import argparse
 import os
 import shlex
-import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ..cluster.waiting import leave
-from ..errors import BAD_INPUT, BadInput, Parser, say
+from ..errors import BAD_INPUT, BadInput, Parser
 from ..paths import as_path
-from .advice import PREPARE, default_path, is_name, near_miss
+from .advice import PREPARE, TEXT, TOPICS, is_name, near_miss
 from .arrays import LAYOUT
 from .own import HOW, SUFFIXES, read_own
 from .preprocess import GCN_SCALE, WHITENED, ZCA_EPS, fit_zca
 from .sources import SOURCES
+from .text import prepare_text
+from .writing import keep_apart, output, write
 
-BUILT_IN = ("digits",)  # which need no source
+BUILT_IN = ("digits", TOPICS)  # which need no source
 
 
 def channel_statistics(images):
@@ -54,56 +64,33 @@ def channel_statistics(images):
 
 
 def prepare(name, source=None, out=None, channels=None):
-    """Write the HDF5 file of a data set; its path.
+    """Write the HDF5 file of a data set of images, or of the built-in text; its path.
 
     The file is complete or not there at all, also when several processes make it at once. What is worth knowing of how
     the source was read is said. Raises BadInput where the source is not what it should be or the file cannot be
     written.
     """
+    if name == TOPICS:
+        return prepare_text(name, source, out)
     if not is_name(name):
         raise BadInput(f"{name!r}: a data set's name is letters, digits, _ and -")
-    path = Path(out) if out else default_path(name)
-    if not path.name or (os.path.lexists(path) and not os.path.isfile(path)):
-        raise BadInput(f"--out {path}: is not a file, nor can become one; give the name of a file, such as {name}.h5")
+    path = output(name, out)
     parts, classes, checksum, notes = content(name, source, path, channels)
-    # processes of two nodes may have one number
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # this version keeps checksums of all that is not images
-        with h5py.File(partial, "w", libver="v110", locking=False) as file:
-            mean, std = channel_statistics(parts["train"][0])
-            file.attrs.update(name=name, classes=classes, checksum=checksum, layout=LAYOUT, mean=mean, std=std)
-            for group, (images, labels) in parts.items():
-                file.create_dataset(f"{group}/images", data=np.ascontiguousarray(images))
-                file.create_dataset(f"{group}/labels", data=labels.astype(np.int64), fletcher32=True)
-            if name in WHITENED:
-                mean, matrix = fit_zca(parts["train"][0])
-                file.create_group("zca").attrs.update(gcn_scale=GCN_SCALE, eps=ZCA_EPS)
-                file.create_dataset("zca/mean", data=mean, fletcher32=True)
-                file.create_dataset("zca/matrix", data=matrix, fletcher32=True)
-        notes = [*notes, *replaced(path, checksum)]
-        partial.replace(path)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written ({error.strerror or error}); give another --out") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-    for note in notes:
-        say(f"{name}: {note}")
+
+    def fill(file):
+        mean, std = channel_statistics(parts["train"][0])
+        file.attrs.update(classes=classes, layout=LAYOUT, mean=mean, std=std)
+        for group, (images, labels) in parts.items():
+            file.create_dataset(f"{group}/images", data=np.ascontiguousarray(images))
+            file.create_dataset(f"{group}/labels", data=labels.astype(np.int64), fletcher32=True)
+        if name in WHITENED:
+            mean, matrix = fit_zca(parts["train"][0])
+            file.create_group("zca").attrs.update(gcn_scale=GCN_SCALE, eps=ZCA_EPS)
+            file.create_dataset("zca/mean", data=mean, fletcher32=True)
+            file.create_dataset("zca/matrix", data=matrix, fletcher32=True)
+
+    write(path, name, checksum, fill, notes)
     return path
-
-
-def replaced(path, checksum):
-    """What is to be said of a file that is written over, whose data came from a source of another checksum."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            before = file.attrs.get("checksum")
-    except OSError:
-        return []
-    if before in (None, checksum):
-        return []
-    return [f"{path} held other data until now, which the runs that were trained on them will miss"]
 
 
 def content(name, source, out, channels):
@@ -111,10 +98,7 @@ def content(name, source, out, channels):
     if name not in SOURCES:
         if not source:
             raise BadInput(f"{name}: {near_miss(name)}a set of your own needs --source FILE: {HOW}")
-        if os.path.exists(out) and any(
-            os.path.exists(source) and os.path.samefile(source, p) for p in (out, out.parent)
-        ):
-            raise BadInput(f"--out {out}: is the source itself, or in it; give another --out")
+        keep_apart(out, source)
         return read_own(source, channels, near_miss(name))
     if channels:
         raise BadInput(f"--channels {channels}: belongs to a set of your own, not to {name}; leave it out")
@@ -130,32 +114,63 @@ def content(name, source, out, channels):
     return parts, classes, checksum, [few] if counts != published else []
 
 
-def main():
+def make_parser():
     parser = Parser(
         prog="python -m parle_hpc.data.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help=f"{', '.join(sorted(SOURCES))}, or any name for a set of your own")
+    known = ", ".join([*sorted(SOURCES), TOPICS, TEXT])
+    parser.add_argument("name", help=f"{known}, or any other name for a set of your own images")
     parser.add_argument(
-        "--source", type=as_path, help="the archive, file or folder; the known sets are downloaded where not given"
+        "--source",
+        type=as_path,
+        nargs="+",
+        help="the archive, file or folder, or a text's files; the known sets are downloaded where not given",
     )
     parser.add_argument("--out", type=as_path, help="file to write (default: data/NAME.h5)")
     parser.add_argument(
         "--channels", choices=["first", "last"], help="of your own images, where their shape does not tell"
     )
+    parser.add_argument("--tokenizer", metavar="MODULE:NAME", help="of a text (default: a token is a byte)")
+    parser.add_argument("--validation", type=float, help="share of a text, its end, to test on (default: 0.1)")
+    return parser
+
+
+def from_command_line(arguments=None):
+    """The path of what a command line asks for, a list of strings; None: this process's. Raises BadInput."""
+    a = make_parser().parse_args(arguments)
+    if a.name in (TEXT, TOPICS):
+        if a.channels:
+            raise BadInput(f"--channels {a.channels}: belongs to images, not to {a.name}; leave it out")
+        return prepare_text(a.name, a.source, a.out, a.tokenizer, a.validation)
+    for option in ("tokenizer", "validation"):
+        given = getattr(a, option)
+        if given is not None:
+            raise BadInput(f"--{option} {given}: belongs to {TEXT}, not to {a.name}; leave it out")
+    if len(a.source or []) > 1:
+        raise BadInput(f"--source {' '.join(a.source)}: {a.name} is made from one file or folder; give that")
+    return prepare(a.name, a.source and a.source[0], a.out, a.channels)
+
+
+def in_words(path):
+    """What the file that was made holds."""
+    with h5py.File(path, "r", locking=False) as file:
+        name, what = file.attrs["name"], "tokens" if "vocabulary" in file.attrs else "labels"
+        counts = " + ".join(f"{len(file[group][what]):,}" for group in ("train", "test"))
+        size = f"{os.path.getsize(path) / 1e6:.1f} MB"
+        if what == "tokens":
+            return f"{path}: {counts} tokens of {name}, vocabulary {file.attrs['vocabulary']}, {size}"
+        shape = " x ".join(map(str, file["train/images"].shape[1:]))
+        return f"{path}: {counts} images of {name}, {shape}, {file.attrs['classes']} classes, {size}"
+
+
+def main():
     try:
-        arguments = parser.parse_args()
-        path = prepare(arguments.name, arguments.source, arguments.out, arguments.channels)
+        path = from_command_line()
     except BadInput as error:
         leave(error, BAD_INPUT)
-    with h5py.File(path, "r", locking=False) as file:
-        counts = " + ".join(f"{len(file[group]['labels']):,}" for group in ("train", "test"))
-        size = " x ".join(map(str, file["train/images"].shape[1:]))
-        print(
-            f"{path}: {counts} images of {arguments.name}, {size}, {file.attrs['classes']} classes, "
-            f"{os.path.getsize(path) / 1e6:.1f} MB"
-        )
+    print(in_words(path))
 
 
 if __name__ == "__main__":

@@ -188,7 +188,6 @@ class NoOptions(Section):
     """Options of a task whose settings have sections of their own."""
 
 
-BUILT_IN: dict[str, type[BaseModel]] = {"images": NoOptions}  # the options of the tasks that come with parle_hpc
 IMAGES = "images"
 # what says nothing of other tasks: {section: keys}, and of those what each task takes
 DATA_FILE = {"name", "path", "node_copy", "checksum"}

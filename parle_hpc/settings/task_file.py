@@ -13,8 +13,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, create_model
 
 from ..errors import BadInput, brief, nearest
-from .sections import BUILT_IN, IMAGES, Settings, TaskSection
+from .language import Language
+from .sections import IMAGES, NoOptions, Settings, TaskSection
 
+# the options of the tasks that come with parle_hpc
+BUILT_IN: dict[str, type[BaseModel]] = {"images": NoOptions, "language": Language}
 BASE = ("parle_hpc.tasks.task", "Task")
 FUNCTIONS = ("model", "dataset", "loss", "scores")
 

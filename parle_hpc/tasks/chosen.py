@@ -2,15 +2,29 @@
 
 from pathlib import Path
 
+from ..data.tokens import open_tokens
 from ..settings.task_file import find_class, is_file, settings_for, with_line
 from .images import Images
-
-BUILT_IN = {"images": Images}
+from .language import LanguageModel
 
 
 def name_of(task):
     """What messages call the task of section `task`."""
     return Path(task.file).stem if task.file else task.name or "images"
+
+
+def options_of(settings, kind):
+    """The options of a task of the class `kind`, as section `task` has them."""
+    return kind.Options(**{key: getattr(settings.task, key) for key in kind.Options.model_fields})
+
+
+def language(settings):
+    """The LanguageModel of the text of section `data`."""
+    d = settings.data
+    return LanguageModel(options_of(settings, LanguageModel), open_tokens(d.path, d.name, d.checksum, d.node_copy))
+
+
+BUILT_IN = {"images": Images, "language": language}
 
 
 def make_task(settings):
@@ -19,8 +33,7 @@ def make_task(settings):
     if not t.file:
         return BUILT_IN[t.name or "images"](settings)
     kind = find_class(t.file, t.name)
-    options = kind.Options(**{key: getattr(t, key) for key in kind.Options.model_fields})
-    return of_user(settings, "the constructor", lambda: kind(options))
+    return of_user(settings, "the constructor", lambda: kind(options_of(settings, kind)))
 
 
 def of_user(settings, what, function):
