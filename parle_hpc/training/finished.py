@@ -86,7 +86,8 @@ def load_weights(model, path):
     state = read_weights(path)
     if forms(state) != forms(model.state_dict()):
         raise BadInput(f"{path} is damaged, or not of this run's network: names, shapes or types of its tensors differ")
-    if not all(tensor.isfinite().all() for tensor in state.values()):
+    # a buffer may be a mask of -inf
+    if not all(state[name].isfinite().all() for name, _ in model.named_parameters(remove_duplicate=False)):
         raise BadInput(f"{path} is damaged: it holds what is not finite")
     model.load_state_dict(state)
 
