@@ -61,7 +61,7 @@ class Session:
     Attributes:
         folder: output folder, one for all ranks.
         stored: the checkpoint that it goes on from, or None.
-        first_round: the round that it begins with, from 0.
+        first_round, first_step: the round and the step that it begins with, from 0.
         news: lines to say at the start.
         advice: what to do where the loss is not finite.
     """
@@ -160,6 +160,10 @@ class Session:
             decides=self._rank == 0,
         )
 
+    @property
+    def first_step(self) -> int:
+        return self.first_round * self._length
+
     def steps(self, total: int) -> Iterator[int]:
         """The steps that are left of `total`, from 0; between two rounds all that a run does there.
 
@@ -185,7 +189,7 @@ class Session:
     def _start(self, total):
         t, first = self.topology, self.first_round
         event, round = ("resume", first - 1) if first else ("start", 0)
-        step, device = first * self._length, self._params[0].device.type
+        step, device = self.first_step, self._params[0].device.type
         self.metrics.event(event, round, step, ranks=t.n * t.m, device=device)
         self.metrics.expect(total, first)
         goes_on = [f"goes on after round {first}/{total}, from {self.stored.folder}", *self._changed] if first else []
