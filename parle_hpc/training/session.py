@@ -64,6 +64,7 @@ class Session:
         first_round: the round that it begins with, from 0.
         news: lines to say at the start.
         advice: what to do where the loss is not finite.
+        lower_is_better: as given.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Session:
         self._saver = Saver(self.folder, t.world, patience, checkpoints)
         self._losses: list[torch.Tensor] = []
         self._changed: list[str] = []
-        self._lower, self._score = lower_is_better, None
+        self.lower_is_better, self._score = lower_is_better, None
         self._last, self._agreement = self.first_round - 1, Agreement(t.world, 4)
         self.advice, self.optimizer = "lower the learning rate", None
         if model is not None:
@@ -140,7 +141,7 @@ class Session:
             self.metrics.go_on(self._saver.last, told["seconds"])
             self._changed = changed
         by_first(t, folder.clear, self.folder, self._saver.last, self.metrics)
-        self._saving = self._make_saving(keep, {"n": t.n, "m": t.m, "lower_is_better": self._lower, **facts})
+        self._saving = self._make_saving(keep, {"n": t.n, "m": t.m, "lower_is_better": self.lower_is_better, **facts})
 
     def _make_saving(self, keep, facts):
         t = self.topology
@@ -186,7 +187,7 @@ class Session:
         t, first = self.topology, self.first_round
         event, round = ("resume", first - 1) if first else ("start", 0)
         step, device = first * self._length, self._params[0].device.type
-        self.metrics.event(event, round, step, ranks=t.n * t.m, device=device)
+        self.metrics.event(event, round, step, ranks=t.n * t.m, device=device, lower_is_better=self.lower_is_better)
         self.metrics.expect(total, first)
         goes_on = [f"goes on after round {first}/{total}, from {self.stored.folder}", *self._changed] if first else []
         for line in (*self.news, *goes_on):
