@@ -2,6 +2,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# what other people's tools read, of runs that are over or go on; no job imports these
+TOOLS = {
+    "tensorboard": ["tensorboard>=2.16,<3"],  # writes its event files, and shows them: report --tensorboard
+    "safetensors": ["safetensors>=0.4,<1"],  # weights that are read without torch, and never unpickled: export
+}
+
 setup(
     name="parle_hpc",
     version="0.2.0",
@@ -25,9 +31,11 @@ setup(
         "tabulate>=0.9,<1",  # one table as Markdown, LaTeX and HTML
     ],
     extras_require={
+        **TOOLS,
         # horovod does not build by itself against today's torch: use install/horovod.py, which fits both to one MPI
         "mpi": ["mpi4py>=4.0,<5", "horovod==0.28.1"],
         "test": [
+            *(library for needed in TOOLS.values() for library in needed),
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.5,<4",  # two files of tests at a time: most wait for ranks to start

@@ -50,10 +50,10 @@ def main():
         for i in range(arguments.repeat):
             found["mini-batch"].append(step())
             started = time.perf_counter()
-            snapshot = resume.capture(optimizer, model, 0, 1, {})
+            snapshot = resume.capture(optimizer, model, {}, 0, 1, {})
             found["copy"].append(time.perf_counter() - started)
             started = time.perf_counter()
-            saver.start(i, snapshot, {"n": 1, "m": 1, "val_error": None})
+            saver.start(i, snapshot, {"n": 1, "m": 1, "score": None})
             found["mini-batch while writing"].append(step())
             while not saver.written:
                 time.sleep(0.001)

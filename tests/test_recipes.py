@@ -91,7 +91,8 @@ def trained(small, tmp_path_factory):
 
 
 def ranks_of(recipe):
-    return load(["--recipe", recipe]).replicas or 2
+    """6 where the recipe says how many replicas there are, 3 or 6; else 2."""
+    return 6 if load(["--recipe", recipe]).replicas else 2
 
 
 def two_rounds(recipe, small):
@@ -120,7 +121,9 @@ def half(algorithm, small):
 def test_it_trains_two_rounds(trained, name):
     ranks, settings = ranks_of(name), load(["--recipe", name])
     folder, printed = trained(ranks)[name]
-    assert f"{ranks} replicas x 1 rank, {settings.task.name or settings.model.name}" in printed
+    n = settings.replicas or 2
+    assert f"{n} replicas x {ranks // n} rank" in printed
+    assert f", {settings.task.name or settings.model.name}" in printed
     assert [e["step"] for e in events(folder, "round")] == [2, 4]
     score, most = ("bits_per_byte", 8.1) if settings.task.name == "language" else ("error", 100)
     assert 0 < events(folder, "validate")[-1][f"val_{score}"] <= most

@@ -49,15 +49,15 @@ img { display: block; max-width: 100%; break-inside: avoid }
 """
 
 
-def open_folder(out):
-    """The folder `out`, made where it is missing. Raises BadInput where nothing can be written there."""
+def open_folder(out, option="--out"):
+    """The folder `out`, made where it is missing. Raises BadInput, of `option`, where it cannot be written."""
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise BadInput(f"--out {out}: cannot be written ({error.strerror}); give a folder that can") from None
+        raise BadInput(f"{option} {out}: cannot be written ({error.strerror}); give a folder that can") from None
     return folder
 
 

@@ -31,7 +31,7 @@ class Event(BaseModel):
 
     event: str
     seconds: float = Field(ge=0)
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, lt=2**63)
     passes: float = Field(ge=0)
     ranks: int | None = Field(None, ge=1)
 
@@ -53,8 +53,13 @@ class Validate(Event):
 KINDS = {"round": Round, "validate": Validate}
 
 
-def read_events(path):
-    """The lines of metrics.jsonl as dicts. Raises BadInput, with the line's number, for what no run writes."""
+def read_events(path, kinds=KINDS, torn=False):
+    """The lines of metrics.jsonl as dicts. Raises BadInput, with the line's number, for what no run writes.
+
+    Args:
+        kinds: {event: what such a line must hold}; of any other event no more than every line has.
+        torn: the last line may be half written, by a run that goes on; then it does not count.
+    """
     events = []
     try:
         lines = path.read_bytes().splitlines()
@@ -63,8 +68,10 @@ def read_events(path):
     for number, line in enumerate(lines, 1):
         try:
             event = Event.model_validate_json(line)
-            event = KINDS.get(event.event, Event).model_validate_json(line)
+            event = kinds.get(event.event, Event).model_validate_json(line)
         except ValidationError as error:
+            if torn and number == len(lines):
+                break
             first = error.errors()[0]
             what = ".".join(map(str, first["loc"]))
             raise BadInput(f"{path}, line {number}, is not what a run writes ({what}: {first['msg']})") from None

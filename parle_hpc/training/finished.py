@@ -2,6 +2,7 @@
 
 import os
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -18,16 +19,22 @@ from .validation import Validation
 DATA_PATH = "the data set's file, where it is not what the run had"  # --help of a command that opens runs
 
 
+def finished(folder):
+    """The folder, as a Path. Raises BadInput where it does not hold a finished run."""
+    folder = Path(folder)
+    for name in ("config.toml", "reference.pt"):
+        if not os.path.isfile(folder / name):
+            raise BadInput(f"{folder} holds no finished run: {name} is missing")
+    return folder
+
+
 def open_run(folder, data_path=None):
     """A finished run's settings, its Sources, and its network with the reference's weights and statistics.
 
     data_path: of the data set's file; None: the run's own. Raises BadInput where the folder does not hold a finished
     run, or the file another data set than the run's.
     """
-    folder = Path(folder)
-    for name in ("config.toml", "reference.pt"):
-        if not os.path.isfile(folder / name):
-            raise BadInput(f"{folder} holds no finished run: {name} is missing")
+    folder = finished(folder)
     settings = load(["--recipe", str(folder / "config.toml")])
     d, t = settings.data, settings.task
     if t.file:
@@ -55,18 +62,32 @@ def validation_of(settings, sources, model, device):
     return Validation(model, sources, d.batch_size, device, at_once=at_once, ahead=ahead)
 
 
-def load_weights(model, path):
-    """Load a run's state dict into its network. Raises BadInput where the file is damaged or of another network."""
+def read_weights(path):
+    """A run's state dict, {name: tensor}, on the CPU. Raises BadInput where the file is damaged."""
     try:
+        # torch does not look at the checksums that it writes
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
-        same = forms(state) == forms(model.state_dict())
+        whole = all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items())
     except Exception as error:  # a damaged pickle raises whatever it likes
         raise BadInput(f"{path} is damaged ({type(error).__name__}: {first_line(error)})") from None
-    if not same:
+    if damaged:
+        raise BadInput(f"{path} is damaged: {damaged} in it is not what was written")
+    if not whole:
+        raise BadInput(f"{path} is damaged: it holds other things than tensors by their names")
+    return state
+
+
+def load_weights(model, path):
+    """Load a run's state dict into its network. Raises BadInput where the file is damaged or of another network."""
+    state = read_weights(path)
+    if forms(state) != forms(model.state_dict()):
         raise BadInput(f"{path} is damaged, or not of this run's network: names, shapes or types of its tensors differ")
-    if not all(tensor.isfinite().all() for tensor in state.values()):
+    # a buffer may be a mask of -inf
+    if not all(state[name].isfinite().all() for name, _ in model.named_parameters(remove_duplicate=False)):
         raise BadInput(f"{path} is damaged: it holds what is not finite")
     model.load_state_dict(state)
 

@@ -90,14 +90,18 @@ class Session:
         self.preemption.grace = grace
         self.watchdog = Watchdog(self._rank, patience)
         self._hold: Any = None
-        by_first(t, self._take_folder, resume)
+        try:
+            by_first(t, self._take_folder, resume)
+            self.stored, self.news = folder.find_checkpoint(self.folder, str(resume), t)
+        except BaseException:
+            self._let_go()
+            raise
         self._every, self._minutes = every, minutes
-        self.stored, self.news = folder.find_checkpoint(self.folder, str(resume), t)
         self.first_round = 0 if self.stored is None else self.stored.manifest["round"] + 1
         self.metrics = Metrics(self.folder if self._rank == 0 else None)
         self._saver = Saver(self.folder, t.world, patience, checkpoints)
         self._losses: list[torch.Tensor] = []
-        self._of_round: torch.Tensor | None = None
+        self._changed: list[str] = []
         self._lower, self._score = lower_is_better, None
         self._last, self._agreement = self.first_round - 1, Agreement(t.world, 4)
         self.advice, self.optimizer = "lower the learning rate", None
@@ -106,6 +110,11 @@ class Session:
 
     def _take_folder(self, resume):
         self._hold = folder.take(self.folder, resume)
+
+    def _let_go(self):
+        if self._hold is not None:
+            self._hold.release()
+        self.watchdog.close()
 
     def take_up(self, model: torch.nn.Module, optimizer: Any, keep: dict[str, Any] | None = None, **facts: Any) -> None:
         """Take over what trains, and bring it to where the checkpoint was taken, if there is one.
@@ -129,7 +138,7 @@ class Session:
             self._saver.last = self.stored.manifest["round"]
             told, changed = checkpoint.restore(self.stored, optimizer, model, keep, t, self._seed)
             self.metrics.go_on(self._saver.last, told["seconds"])
-            self.news += [f"goes on after round {self.first_round}, from {self.stored.folder}", *changed]
+            self._changed = changed
         by_first(t, folder.clear, self.folder, self._saver.last, self.metrics)
         self._saving = self._make_saving(keep, {"n": t.n, "m": t.m, "lower_is_better": self._lower, **facts})
 
@@ -167,7 +176,7 @@ class Session:
         """The rounds that are left of `total`, from 0; after each, all that a run does between two."""
         self._start(total)
         for round in range(self.first_round, total):
-            self._losses, self._of_round, self._score = [], None, None
+            self._losses, self._score = [], None
             self.watchdog.beat(f"in round {round + 1}")
             yield round
             self._last = round
@@ -179,7 +188,8 @@ class Session:
         step, device = first * self._length, self._params[0].device.type
         self.metrics.event(event, round, step, ranks=t.n * t.m, device=device)
         self.metrics.expect(total, first)
-        for line in self.news:
+        goes_on = [f"goes on after round {first}/{total}, from {self.stored.folder}", *self._changed] if first else []
+        for line in (*self.news, *goes_on):
             self.metrics.say(line)
 
     def _after(self, round, total):
@@ -221,9 +231,7 @@ class Session:
 
     def losses(self) -> torch.Tensor | None:
         """Those of this round, float32 on the CPU, shape (L,), for which it waits; None where none was noted."""
-        if self._of_round is None and self._losses:
-            self._of_round = torch.stack(self._losses).float().cpu()
-        return self._of_round
+        return torch.stack(self._losses).float().cpu() if self._losses else None
 
     def validated(self, step: int, values: dict[str, Any]) -> None:
         """Write `values` of a validation after step `step`, counted from 0, into metrics.jsonl.
@@ -247,9 +255,7 @@ class Session:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None and self.optimizer is not None:
             self._end()
-        if self._hold is not None:
-            self._hold.release()
-        self.watchdog.close()
+        self._let_go()
         self.metrics.close()
         if isinstance(error, Saved):
             end_saved(self.topology, self._rank, str(error))

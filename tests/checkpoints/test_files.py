@@ -28,7 +28,7 @@ def vector(replica, round):
     return np.random.default_rng([replica, round]).normal(size=1001).astype(np.float32)
 
 
-def save(out, round, n=2, m=2, val_error=None, manifest=True):
+def save(out, round, n=2, m=2, score=None, manifest=True, lower=True):
     """A checkpoint of n x m ranks, each with its part of its replica's x and v."""
     folder = folder_of(out, round)
     folder.mkdir(parents=True)
@@ -41,7 +41,7 @@ def save(out, round, n=2, m=2, val_error=None, manifest=True):
         own = {"buffers/bn.mean": values[:7] + b, "buffers/count": np.array(rank), "random/none": np.empty(0)}
         entries.append(files.write(folder, rank, pieces, own, {"rank": rank, "lr": [0.1 / 3]}))
     if manifest:
-        complete(folder, entries, {"round": round, "n": n, "m": m, "val_error": val_error})
+        complete(folder, entries, {"round": round, "n": n, "m": m, "score": score, "lower_is_better": lower})
     return folder
 
 
@@ -133,9 +133,10 @@ def test_a_newer_format_is_said_so(tmp_path, monkeypatch):
         read_manifest(folder)
 
 
-def test_the_last_and_the_best_stay(tmp_path):
-    for round, error in enumerate([3.0, 1.0, None, 2.0, None, 2.5]):
-        save(tmp_path, round, val_error=error)
+@pytest.mark.parametrize("lower", [True, False])
+def test_the_last_and_the_best_stay(tmp_path, lower):
+    for round, score in enumerate([3.0, 1.0, None, 2.0, None, 2.5]):
+        save(tmp_path, round, score=score if lower or score is None else -score, lower=lower)
     save(tmp_path, 6, manifest=False)  # under way
     prune(tmp_path, keep=2)
     assert [folder.name for folder in folders(tmp_path)] == [f"round-{i:06d}" for i in (7, 6, 5, 2)]

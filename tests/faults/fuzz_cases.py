@@ -129,7 +129,8 @@ OPTIONS = {
     "train": [f"--{name}" for name in NAMES],
     "data.prepare": ["--source", "--out", "--channels", "--tokenizer", "--validation"],
     "evaluate": [],
-    "report": ["--out"],
+    "export": ["--safetensors"],
+    "report": ["--out", "--tensorboard"],
     "analysis": ["--out", "--replicas"],
     "reproduce": ["--size", "--seeds", "--only", "--rounds", "--data", "--runs", "--out", "--dry-run", "--sbatch"],
 }
@@ -137,6 +138,7 @@ PLACES = {
     "train": [],
     "data.prepare": ["digits", "mnist", "cifar10", "svhn", "imagenet"],
     "evaluate": ["run", "empty", "data.h5"],
+    "export": ["run", "empty", "data.h5"],
     "report": ["run", "empty", "data.h5"],
     "analysis": ["run", "other", "empty"],
     "reproduce": ["table1", "fig1", "table9", "sensitivity"],
@@ -145,6 +147,7 @@ RIGHT = {
     "train": ["--recipe", "mine.toml", "--out", "out"],
     "data.prepare": ["digits", "--out", "out/digits.h5"],
     "evaluate": ["run"],
+    "export": ["run", "--safetensors", "out/x.safetensors"],
     "report": ["run", "--out", "report"],
     "analysis": ["run", "other", "--out", "report"],
     "reproduce": ["table1", "--seeds", "1", "--dry-run"],
@@ -211,11 +214,12 @@ def hdf5(draw):
 def run_folders(draw):
     """A run's folder of which one file is damaged, for those that read runs."""
     given = {"data.h5": files.data_set(), **files.run_folder("run"), **files.run_folder("other", seed=1)}
-    program = draw(st.sampled_from(["evaluate", "report", "report", "analysis"]))
+    program = draw(st.sampled_from(["evaluate", "export", "report", "report", "analysis"]))
     name = "run/metrics.jsonl" if program == "report" else "run/reference.pt"
     change = {"run/metrics.jsonl": files.damaged_metrics, "run/reference.pt": files.damaged_weights}[name]
     given[name] = draw(change(given[name]) | files.damaged(given[name]))
-    arguments = {"evaluate": ["run"], "report": ["run", "other", "--out", "report"]}
+    arguments = {"evaluate": ["run"], "export": RIGHT["export"]}
+    arguments["report"] = ["run", "other", draw(st.sampled_from(["--out", "--tensorboard"])), "report"]
     arguments["analysis"] = ["run", "other", "--out", "report"]
     return Case(f"parle_hpc.{program}", arguments[program], given, ["run"])
 

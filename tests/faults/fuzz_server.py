@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-PROGRAMS = [f"parle_hpc.{name}" for name in ("train", "data.prepare", "evaluate", "report", "analysis", "reproduce")]
+NAMES = ("train", "data.prepare", "evaluate", "export", "report", "analysis", "reproduce")
+PROGRAMS = [f"parle_hpc.{name}" for name in NAMES]
 MEMORY = 3 << 30
 HANGS = 90.0  # seconds after which a program is killed
 

@@ -97,7 +97,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
     saver = Saver(tmp_path, Alone(), 60, keep=9)
     for round, last in enumerate([1, value]):
         values = np.array([0, last], np.float32)
-        saver.start(round, ({"x": Piece(values, 0, 2)}, {}, {}), {"val_error": None})
+        saver.start(round, ({"x": Piece(values, 0, 2)}, {}, {}), {"score": None})
         problem = saver.settle()
         assert problem is None if last == 1 else "x is not finite" in problem
     assert whole(tmp_path) == [1]

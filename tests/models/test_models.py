@@ -8,7 +8,7 @@ from parle_hpc.data.store import open_dataset
 from parle_hpc.errors import BadInput
 from parle_hpc.models import build, options
 from parle_hpc.settings import load
-from parle_hpc.training.network import network
+from parle_hpc.tasks.network import network
 
 SMALL = [("lenet", {}, 1, 28), ("allcnn", {"channels": 4}, 3, 32), ("wrn", {"depth": 10, "widen": 2}, 3, 32)]
 
@@ -110,6 +110,6 @@ def test_a_setting_of_another_network_is_refused(digits):
         (["--model.name", "wrn", "--model.depth", "12"], "--model.name wrn: the depth of a WRN"),
     ):
         with pytest.raises(BadInput, match=words):
-            network(load(arguments), data)
+            network(load(arguments).model, data)
     assert options("wrn") == ("dropout", "depth", "widen")
-    assert size(network(load(["--model.name", "wrn", "--model.widen", "1", "--model.depth", "10"]), data)) > 0
+    assert size(network(load(["--model.name", "wrn", "--model.widen", "1", "--model.depth", "10"]).model, data)) > 0

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from parle_hpc import Topology, models
-from parle_hpc.cluster.signals import Preemption
 from parle_hpc.settings import load
 from parle_hpc.training import loop
-from parle_hpc.training.folder import output
+from parle_hpc.training.session import Session
 from parle_hpc.training.setup import set_up
 
 norm, out, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -42,15 +41,14 @@ def build(*given, **options):
 models.build = build
 settings = load(["--out", out, *arguments])
 topology = Topology.split(replicas=1)
-with output(settings, topology) as folder:
-    job = set_up(settings, topology, Preemption(), folder)
+job = set_up(settings, Session(out=settings.out, topology=topology))
 models.build = original
 if settings.algorithm.name in ("sgd", "elastic_sgd"):
     job.optimizer.round_length = 20
 job.model.train()
 while job.tally.step < 20:
-    loop.one_round(job, 0)
-job.watchdog.close()
+    loop.one_round(job)
+job.session.watchdog.close()
 assert job.tally.step == 20
 if topology.world.Get_rank() == 0:
     np.save(f"{out}.npy", torch.cat([p.detach().flatten() for p in job.params]).numpy())

@@ -6,13 +6,20 @@ import numpy as np
 import torch
 
 from parle_hpc import Topology, models
-from parle_hpc.data.store import open_dataset
+from parle_hpc.settings import load
+from parle_hpc.tasks.chosen import Sources
 from parle_hpc.training.validation import Validation
 
 torch.manual_seed(0)
 model = models.build("lenet")
 topology = Topology.split(replicas=1)
-test, train, state = Validation(model, open_dataset(sys.argv[1]), 64, torch.device("cpu"), topology.world).validate()
+sources = Sources(load(["--data.path", sys.argv[1]]))
+validation = Validation(model, sources, 64, torch.device("cpu"), at_once=500, comm=topology.world)
+test, train, state = validation.validate()
 if topology.world.Get_rank() == 0:
     statistics = torch.cat([value.flatten() for name, value in state.items() if "running" in name])
-    np.savez(sys.argv[2], scores=[*test, *train], statistics=statistics)
+    np.savez(
+        sys.argv[2],
+        scores=[test.loss, *test.scores.values(), train.loss, *train.scores.values()],
+        statistics=statistics,
+    )

@@ -4,13 +4,14 @@ import json
 import sys
 
 from parle_hpc import Topology
-from parle_hpc.cluster.signals import Preemption
+from parle_hpc.cluster.agreement import by_first
 from parle_hpc.errors import BadInput
 from parle_hpc.settings import load, settle
-from parle_hpc.training.folder import output
+from parle_hpc.training.folder import choose
+from parle_hpc.training.session import Session
 from parle_hpc.training.setup import set_up
 
-topology, preemption = Topology.split(replicas=int(sys.argv[1])), Preemption()
+topology = Topology.split(replicas=int(sys.argv[1]))
 
 
 def told(given):
@@ -18,8 +19,8 @@ def told(given):
     try:
         settings = load(given)
         settle(settings, topology.world.Get_size())
-        with output(settings, topology) as folder:
-            set_up(settings, topology, preemption, folder)
+        with Session(out=by_first(topology, choose, settings), topology=topology, resume=settings.resume) as session:
+            set_up(settings, session)
     except BadInput as error:
         return str(error)
 

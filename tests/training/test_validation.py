@@ -8,6 +8,8 @@ from parle_hpc import Parle, batchnorm_of_reference, models
 from parle_hpc.cluster.agreement import Group
 from parle_hpc.data.store import open_dataset
 from parle_hpc.errors import BadInput
+from parle_hpc.settings import load
+from parle_hpc.tasks.chosen import Sources
 from parle_hpc.training.batchnorm import recompute_statistics, untouched
 from parle_hpc.training.validation import Validation
 
@@ -27,7 +29,7 @@ def test_statistics_are_those_of_update_bn():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     update_bn(batches, theirs)
-    recompute_statistics(mine, batches, Group())
+    recompute_statistics(mine, mine, batches, Group())
     for (name, a), b in zip(mine.named_buffers(), theirs.buffers(), strict=True):
         if "num_batches" not in name:
             assert torch.allclose(a, b, rtol=1e-12, atol=0), name
@@ -41,16 +43,16 @@ def test_the_training_model_is_untouched(digits):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     random = torch.random.get_rng_state()
-    data = open_dataset(digits)
-    test, train, state = Validation(model, data, 64, torch.device("cpu")).validate(limit=3)
+    sources = Sources(load(["--data.path", str(digits)]))
+    test, train, state = Validation(model, sources, 64, torch.device("cpu"), at_once=500).validate(limit=3)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert [m.momentum for m in model.modules() if hasattr(m, "running_mean")] == [0.1] * 3
     assert torch.equal(torch.random.get_rng_state(), random)
     # what comes back has statistics of its own, and an untrained network guesses
     assert not torch.equal(state["1.running_mean"], before["1.running_mean"])
-    assert 70 < test.error < 100
-    assert 70 < train.error < 100
+    assert 70 < test.scores["error"] < 100
+    assert 70 < train.scores["error"] < 100
 
 
 def test_untouched_restores_after_an_error():
@@ -58,7 +60,7 @@ def test_untouched_restores_after_an_error():
 
     def fail():
         with untouched(model):
-            recompute_statistics(model, images(1), Group())
+            recompute_statistics(model, model, images(1), Group())
             raise RuntimeError
 
     before = [b.clone() for b in model.buffers()]
