@@ -133,8 +133,8 @@ stage() {
         case $setting in --data.path=*) file=${setting#*=} ;; --data.name=*) name=${setting#*=} ;; esac
         before=$setting
     done
-    # the one that scikit-learn carries makes itself
-    [[ $name != digits ]] || return 0
+    # those that scikit-learn and Python carry make themselves
+    [[ $name != digits && $name != topics ]] || return 0
     file=${file:-$PARLE_HPC_DATA/$name.h5}
     [[ -r $file ]] || stop "no data file $file; on a login node: python -m parle_hpc.data.prepare $name --out $file"
     # what the run leaves names this file, not the copy, which is gone with the job
