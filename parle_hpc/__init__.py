@@ -1,6 +1,6 @@
 """Parle: training deep networks on clusters with almost no communication.
 
-    from parle_hpc import Parle, EntropySGD, ElasticSGD, Task, Topology, batchnorm_of_reference
+    from parle_hpc import Parle, EntropySGD, ElasticSGD, Session, Task, Topology, batchnorm_of_reference
 
 The optimisers, the equations and the models need torch alone; Topology needs mpi4py and Horovod once it is used.
 """
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from .cluster.topology import Topology
     from .tasks.task import Task
     from .training.batchnorm import batchnorm_of_reference
+    from .training.session import Session
 
 _HOME = {
     "Parle": "algorithms.parle",
+    "Session": "training.session",
     "EntropySGD": "algorithms.entropy_sgd",
     "ElasticSGD": "algorithms.elastic_sgd",
     "Task": "tasks.task",
     "Topology": "cluster.topology",
     "batchnorm_of_reference": "training.batchnorm",
 }
-__all__ = ["ElasticSGD", "EntropySGD", "Parle", "Task", "Topology", "batchnorm_of_reference"]
+__all__ = ["ElasticSGD", "EntropySGD", "Parle", "Session", "Task", "Topology", "batchnorm_of_reference"]
 
 
 def __getattr__(name: str) -> object:

@@ -171,6 +171,8 @@ class Session:
             for step in range(round * self._length, (round + 1) * self._length):
                 yield step
                 self.watchdog.beat()
+        if total % self._length:
+            self._keep_last()
         yield from range(whole * self._length, total)
 
     def rounds(self, total: int) -> Iterator[int]:
@@ -255,7 +257,7 @@ class Session:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None and self.optimizer is not None:
-            self._end()
+            self._keep_last()
         self._let_go()
         self.metrics.close()
         if isinstance(error, Saved):
@@ -266,7 +268,7 @@ class Session:
             leave(error, 1, speaks=self.topology.place == 0)
         self.preemption.over()
 
-    def _end(self):
+    def _keep_last(self):
         """A checkpoint of the last round, where there is none and the optimizer is at its end."""
         self._agreement.finish()
         # Parle counts its steps: a loop that was left in mid-round leaves a state that no round has
@@ -285,9 +287,11 @@ def check_kept(keep):
             raise BadInput(f"keep: {name} has no state_dict and load_state_dict")
         try:
             checkpoint.from_bytes(checkpoint.as_bytes(thing.state_dict()))
-        except Exception as error:
-            what = str(error).strip().partition("\n")[0]
-            raise BadInput(f"keep: what {name}.state_dict() gives cannot be saved and read again ({what})") from None
+        except Exception:
+            raise BadInput(
+                f"keep: what {name}.state_dict() gives cannot be saved so that torch.load(weights_only=True) reads it: "
+                "numbers, texts, tensors, and lists and dicts of them can"
+            ) from None
 
 
 def end_saved(topology, rank, message):
