@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Parle": "algorithms.parle",
+    "Session": "training.session",
     "EntropySGD": "algorithms.entropy_sgd",
     "ElasticSGD": "algorithms.elastic_sgd",
     "Session": "training.session",

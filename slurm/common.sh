@@ -133,8 +133,8 @@ stage() {
         case $setting in --data.path=*) file=${setting#*=} ;; --data.name=*) name=${setting#*=} ;; esac
         before=$setting
     done
-    # the one that scikit-learn carries makes itself
-    [[ $name != digits ]] || return 0
+    # a task of one's own opens its data itself; those that scikit-learn and Python carry make themselves
+    [[ $name && $name != digits && $name != topics ]] || return 0
     file=${file:-$PARLE_HPC_DATA/$name.h5}
     [[ -r $file ]] || stop "no data file $file; on a login node: python -m parle_hpc.data.prepare $name --out $file"
     # what the run leaves names this file, not the copy, which is gone with the job
@@ -190,6 +190,15 @@ train() {
         start_again
     fi
     exit "$status"
+}
+
+# train_own RECIPE.toml SETTING ...
+train_own() {
+    (($#)) && [[ -r $1 ]] || stop "no recipe ${1:-was named}; sbatch slurm/own.sbatch mine.toml [SETTING ...]"
+    local name
+    # of a built-in task it may name the data set
+    name=$(sed -n '/^\[data\]/,/^\[/s/^name *= *"\(.*\)".*/\1/p' "$1")
+    train "$1" "$name" "${@:2}"
 }
 
 # The job keeps its number, and so its output folder, from which the trainer goes on

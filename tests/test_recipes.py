@@ -11,9 +11,11 @@ from helpers.mpi import pass_in_turn
 from helpers.trainer import TRAIN, events
 
 from parle_hpc.data import sources
+from parle_hpc.data.advice import TOPICS
 from parle_hpc.data.prepare import prepare
+from parle_hpc.data.text import prepare_text
 from parle_hpc.recipes import recipe_names
-from parle_hpc.settings import ALGORITHMS, DATA_PARALLEL, ROUNDS, load
+from parle_hpc.settings import ALGORITHMS, DATA_PARALLEL, ROUNDS, load, settle
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,9 @@ def small(tmp_path_factory, digits, cifar10):
     def get(name):
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
+            if name in TEXTS:
+                made[name] = small_text(name, folder)
+                return made[name]
             made[name] = prepare(name, SMALL[name](folder), folder / f"{name}.h5")
         return made[name]
 
@@ -53,6 +58,14 @@ def small_svhn(folder):
     return folder
 
 
+def small_text(name, folder):
+    if name == TOPICS:
+        return prepare(name, out=folder / f"{name}.h5")
+    (folder / "input.txt").write_text("To be, or not to be, that is the question. " * 200)
+    return prepare_text("text", [folder / "input.txt"], folder / f"{name}.h5")
+
+
+TEXTS = (TOPICS, "shakespeare")
 SMALL = {"mnist": small_mnist, "cifar100": small_cifar100, "svhn": small_svhn}
 
 
@@ -87,6 +100,8 @@ def two_rounds(recipe, small):
     settings = load(["--recipe", recipe])
     given = ["--recipe", recipe, "--data.path", small(settings.data.name), "--data.batch_size", 8]
     given += ["--schedule.max_rounds", 2, "--algorithm.L", 2]
+    if settings.task.name == "language":
+        return [*given, "--task.depth", 1, "--task.width", 24, "--task.heads", 2, "--task.context", 16]
     if settings.model.name == "wrn":
         given += ["--model.depth", 10, "--model.widen", 1]
     if settings.model.name == "allcnn":
@@ -108,9 +123,10 @@ def test_it_trains_two_rounds(trained, name):
     folder, printed = trained(ranks)[name]
     n = settings.replicas or 2
     assert f"{n} replicas x {ranks // n} rank" in printed
-    assert f", {settings.model.name}" in printed
+    assert f", {settings.task.name or settings.model.name}" in printed
     assert [e["step"] for e in events(folder, "round")] == [2, 4]
-    assert 0 < events(folder, "validate")[-1]["val_error"] <= 100
+    score, most = ("bits_per_byte", 8.1) if settings.task.name == "language" else ("error", 100)
+    assert 0 < events(folder, "validate")[-1][f"val_{score}"] <= most
 
 
 @pytest.mark.cluster
@@ -168,3 +184,15 @@ def test_the_split_recipes_are_section_5():
             assert s.replicas == (1 if algorithm in DATA_PARALLEL else n)
             whole = load(["--recipe", "allcnn_cifar10", "--algorithm.name", algorithm])
             assert s.schedule == whole.schedule
+
+
+@pytest.mark.parametrize("name", ["gpt_text", "gpt_shakespeare"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_recipe_of_a_text_settles_for_each_algorithm(name, algorithm):
+    """The optimiser inside belongs to Parle and Entropy-SGD; a run has as many steps for each."""
+    s = load(["--recipe", name, "--algorithm.name", algorithm])
+    settle(s, 4)
+    assert s.algorithm.inner == ("adamw" if algorithm in ROUNDS else "sgd")
+    B = {"gpt_text": 409, "gpt_shakespeare": 61}[name]
+    steps = B * s.schedule.epochs * (s.algorithm.L if algorithm in ROUNDS else 1)
+    assert steps == pytest.approx({"gpt_text": 400, "gpt_shakespeare": 5000}[name], rel=0.03)

@@ -9,14 +9,14 @@ import h5py
 import numpy as np
 
 from ..errors import BadInput, brief
-from .advice import UNLOCK
+from .advice import PREPARE, TEXT, UNLOCK
 from .arrays import as_bytes, class_numbers, line_up, numbers_first, scale_of, written
 from .files import PACKINGS, ZIP, place, read, unpack
 from .formats import IDX_IMAGES, IDX_LABELS, read_idx
 
 SUFFIXES = (".h5", ".hdf5", ".mat", ".npz", ".npy")
 HOW = "save HDF5, or np.savez('mine.npz', train_images=..., train_labels=..., test_images=..., test_labels=...)"
-NONE = f"no HDF5, .npz, .npy, .mat or IDX file; {HOW}"
+NONE = f"no HDF5, .npz, .npy, .mat or IDX file; {HOW}; a text is made with {PREPARE} {TEXT} --source FILE..."
 NAMES = "name the arrays train_images, train_labels, test_images, test_labels"
 # by the words of an array's name; the part, where there are several files, else by those of the file's
 PARTS = {

@@ -97,7 +97,10 @@ def content(name, source, out, channels):
     """{part: (images, labels)} of a data set, its classes, its checksum, and lines to say of it."""
     if name not in SOURCES:
         if not source:
-            raise BadInput(f"{name}: {near_miss(name)}a set of your own needs --source FILE: {HOW}")
+            raise BadInput(
+                f"{name}: {near_miss(name)}a set of your own needs --source FILE: {HOW}; a text is made with "
+                f"{PREPARE} {TEXT} --source FILE... --out {shlex.quote(str(out))}"
+            )
         keep_apart(out, source)
         return read_own(source, channels, near_miss(name))
     if channels:

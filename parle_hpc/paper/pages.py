@@ -126,8 +126,8 @@ def write(folders, out, title="Parle: report of runs"):
     groups = read_groups(folders)
     page = Page(title, out)
     page.text(
-        f"{runs_and_seeds(groups)}. Errors are those of the reference, mean ± sample "
-        "standard deviation over seeds; minutes are wall-clock, validations included. The last training error is over "
+        f"{runs_and_seeds(groups)}. Errors, or scores, are those of the reference, mean ± sample "
+        "standard deviation over seeds; minutes are wall-clock, validations included. The last training one is over "
         "all that was trained on, those before over some of it (run.statistics_batches)."
     )
     tables = (("table1", numbers.TABLE_1, row_of_table_1), ("table2", numbers.TABLE_2, row_of_table_2))
@@ -137,7 +137,7 @@ def write(folders, out, title="Parle: report of runs"):
             page.table(name, f"Table {name[-1]} of the paper, and here", headers, rows)
     studied = varied(groups)
     for name, values, mine in studied:
-        file = f"{mine[0].settings.model.name}-{mine[0].settings.data.name}-{name.rpartition('.')[2]}"
+        file = f"{mine[0].file}-{name.rpartition('.')[2]}"
         page.figure(
             file, f"{mine[0].subject}: {VARIED[name]}", plots.against(mine, values, VARIED[name], mine[0].subject)
         )
@@ -145,8 +145,7 @@ def write(folders, out, title="Parle: report of runs"):
         mine = [group for group in groups if group.subject == subject]
         shown = mine if len(mine) <= len(plots.STYLES) else [g for g in mine if not any(g in s[2] for s in studied)]
         if shown:
-            file = f"{shown[0].settings.model.name}-{shown[0].settings.data.name}"
-            page.figure(file, f"{subject}: error of the reference", plots.curves(shown, subject))
+            page.figure(shown[0].file, f"{subject}: {shown[0].score} of the reference", plots.curves(shown, subject))
     page.table("runs", "All runs", *all_runs(groups))
     page.text("Coupling / compute: seconds of (8c) and (8d) over those of the mini-batches; section 4.1 gives 0.52 %.")
     page.text(f"Runs: {', '.join(str(record.folder) for group in groups for record in group.records)}")

@@ -31,26 +31,29 @@ def style(i):
 
 
 def curves(groups, title):
-    """Validation and training error of the reference against passes and against wall-clock: means and deviations."""
+    """Validation and training score of the reference against passes and against wall-clock: means and deviations.
+
+    groups: of one score.
+    """
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained", sharey="row", sharex="col")
     figure.get_layout_engine().set(wspace=0.05)
-    for row, (key, name) in enumerate((("val_error", "validation"), ("train_error", "training"))):
+    for row, (key, name) in enumerate((("val", "validation"), ("train", "training"))):
         for column, (x, label) in enumerate((("passes", "passes over what a replica sees"), ("seconds", "minutes"))):
             ax = axes[row, column]
             for i, group in enumerate(groups):
                 across, mean, deviation = group.curve(key, x)
                 ax.plot(across, mean, label=group.label, markevery=max(1, len(mean) // 8), **style(i))
                 ax.fill_between(across, mean - deviation, mean + deviation, color=style(i)["color"], alpha=0.15, lw=0)
-            ax.set_ylim(*limits([group.curve(key, x)[1] for group in groups]))
+            ax.set_ylim(*limits([group.curve(key, x)[1] for group in groups], groups[0].percent))
             ax.set_xlim(left=0)
             if row:
                 ax.set_xlabel(label)
             if not column:
-                ax.set_ylabel(f"{name} error (%)")
+                ax.set_ylabel(f"{name} {in_words(groups[0])}")
     seeds = {len(group.records) for group in groups}
     count = f"{max(seeds)} seeds" if len(seeds) == 1 else "mean over seeds"
     what = "1 seed" if seeds == {1} else f"{count}, band: standard deviation"
-    figure.suptitle(f"{title}: error of the reference ({what})", fontsize=10)
+    figure.suptitle(f"{title}: {groups[0].score} of the reference ({what})", fontsize=10)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     # a line holds about 120 letters, of which a name's dash and the room around it take 9
     columns = min(4, len(groups), max(1, 120 // (9 + max(map(len, labels)))))
@@ -58,16 +61,24 @@ def curves(groups, title):
     return figure
 
 
-def limits(series):
-    """From 0 to where the later two thirds of all curves lie, with room: the first rounds would hide the rest."""
+def in_words(group):
+    """The score of a group, as an axis has it."""
+    return f"{group.score} (%)" if group.percent else group.score
+
+
+def limits(series, percent):
+    """Where the later two thirds of all curves lie, with room: the first rounds would hide the rest. Percent from 0."""
     late = np.concatenate([values[len(values) // 3 :] for values in series])
+    if not percent:
+        room = 0.25 * float(late.max() - late.min()) or 0.1
+        return float(late.min()) - room, float(late.max()) + room
     return 0, max(1.25 * float(late.max()), 0.1)
 
 
 def against(groups, values, name, title):
-    """Final validation error against one setting: means and deviations."""
+    """Final validation score against one setting: means and deviations."""
     figure, ax = plt.subplots(figsize=(4.5, 3.4), layout="constrained")
-    for i, (what, key) in enumerate((("reference", "val_error"), ("each replica", "replica_error"))):
+    for i, (what, key) in enumerate((("reference", "val"), ("each replica", "replica"))):
         errors = [group.values(key) for group in groups]
         ax.errorbar(values, [e.mean() for e in errors], [spread(e) for e in errors], label=what, capsize=3, **style(i))
     if max(values) / min(values) > 10:
@@ -76,7 +87,7 @@ def against(groups, values, name, title):
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(name)
-    ax.set_ylabel("validation error (%)")
+    ax.set_ylabel(f"validation {in_words(groups[0])}")
     ax.set_title(title, fontsize=10)
     ax.legend(frameon=False)
     return figure

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import BadInput
 from ..settings import DATA_PARALLEL, load
@@ -43,11 +43,35 @@ class Round(Event):
     coupling_wait_seconds: float = Field(ge=0)
 
 
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
 class Validate(Event):
     event: Literal["validate"]
-    val_error: float = Field(ge=0, le=100)
-    train_error: float = Field(ge=0, le=100)
-    replica_error: list[Annotated[float, Field(ge=0, le=100)]] | None = Field(None, min_length=1)
+    # of images, in percent; scores of other tasks are any numbers
+    val_error: Percent | None = None
+    train_error: Percent | None = None
+    replica_error: list[Percent] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def whole(self):
+        """A score of the validation samples, and the same one of the training samples; numbers, or lists of them."""
+        given = {**self.model_extra, **self.model_dump(include={"val_error", "train_error"}, exclude_none=True)}
+        name = score_of(given)
+        if name is None or f"train_{name}" not in given:
+            raise ValueError("a validation has val_NAME and train_NAME")
+        for key in (f"val_{name}", f"train_{name}", f"replica_{name}"):
+            values = given.get(key, 0.0)
+            for value in values if isinstance(values, list) and values else [values]:
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ValueError(f"{key} must be a number")
+        return self
+
+
+def score_of(event):
+    """The name of a validation's first score, such as error; None where it has none."""
+    named = (key.removeprefix("val_") for key in event if key.startswith("val_"))
+    return next((name for name in named if name != "loss"), None)
 
 
 KINDS = {"round": Round, "validate": Validate}
@@ -85,6 +109,7 @@ class Record:
     Attributes:
         folder, settings: where it lies, and its Settings.
         validations: its validate events, at least one.
+        score: name of its task's first score; lower_is_better: of it.
         finished: whether it came to its end.
         ranks: their number; None where an older run did not write it.
         minutes: from start to the last event.
@@ -98,13 +123,16 @@ class Record:
         for name in ("config.toml", "metrics.jsonl"):
             if not os.path.isfile(self.folder / name):
                 raise BadInput(f"{folder} holds no run: {name} is missing")
-        self.settings = load(["--recipe", str(self.folder / "config.toml")])
+        # the options of a task of one's own as they stand: its file may be gone, and a report runs nobody's code
+        self.settings = load(["--recipe", str(self.folder / "config.toml")], open_task=False)
         events = read_events(self.folder / "metrics.jsonl")
         self.validations = [event for event in events if event["event"] == "validate"]
         self.finished = any(event["event"] == "end" for event in events)
         self.ranks = events[0].get("ranks") if events else None
+        self.lower_is_better = events[0].get("lower_is_better", True) if events else True
         if not self.validations:
             raise BadInput(f"{folder} has not been validated yet; let it go on")
+        self.score = score_of(self.validations[0])
         self._time([event for event in events if event["event"] == "round"])
         self.minutes = events[-1]["seconds"] / 60
 
@@ -142,7 +170,8 @@ class Group:
         self.finished = [record for record in self.records if record.finished]
         self.settings = self.records[0].settings
         self.algorithm, self.n = self.settings.algorithm.name, self.settings.replicas or 1
-        self.fraction = self.settings.data.fraction
+        self.fraction, self.score = self.settings.data.fraction, self.records[0].score
+        self.percent, self.lower_is_better = self.score == "error", self.records[0].lower_is_better
         self.label = ALGORITHM_NAMES[self.algorithm]
         if self.algorithm not in DATA_PARALLEL:
             self.label += f", n = {self.n}"
@@ -151,25 +180,39 @@ class Group:
 
     @property
     def subject(self):
-        """The network and its data, e.g. LeNet on MNIST."""
-        data = self.settings.data
+        """The network and its data, e.g. LeNet on MNIST; of a task of one's own its name and score."""
+        data, task = self.settings.data, self.settings.task
+        if task.file:
+            better = "" if self.lower_is_better else ", higher is better"
+            return f"{task.name or Path(task.file).stem} ({self.score}{better})"
+        if task.name == "language":
+            return f"GPT of {task.depth} x {task.width} on {data.name} ({self.score})"
         part = f" (first {data.samples:,} images)" if data.samples else ""
         return f"{network_name(self.settings.model)} on {DATA_NAMES.get(data.name, data.name)}{part}"
+
+    @property
+    def file(self):
+        """What files about it are called, without what they end in."""
+        data, task = self.settings.data, self.settings.task
+        name = task.name or Path(task.file).stem if task.file else task.name or self.settings.model.name
+        return name if task.file else f"{name}-{data.name}"
 
     @property
     def steps(self):
         """Mini-batches a replica of the longest run."""
         return max(record.last["step"] for record in self.records)
 
-    def values(self, key):
-        """Of each finished run the last validation's `key` (a list's mean)."""
+    def values(self, what):
+        """Of each finished run the last score of `what`: val, train, or replica, of which it is the mean."""
+        key = f"{what}_{self.score}"
         return np.array([np.mean(record.last[key]) for record in self.finished if key in record.last])
 
-    def curve(self, key, x):
+    def curve(self, what, x):
         """Points (x, mean, standard deviation) over seeds, at the validations that all runs have.
 
-        key: val_error or train_error. x: passes, or seconds (given in minutes).
+        what: val or train, of which it is the score. x: passes, or seconds (given in minutes).
         """
+        key = f"{what}_{self.score}"
         count = min(len(record.validations) for record in self.records)
         table = np.array([[(v[x], v[key]) for v in record.validations[:count]] for record in self.records], float)
         means, deviation = table.mean(0), spread(table[:, :, 1])

@@ -65,15 +65,16 @@ def cell(groups):
     if not groups:
         return "", ""
     minutes = np.mean([record.minutes for record in groups[0].finished])
-    return measured(groups[0].values("val_error")), f"{minutes:.1f}"
+    return measured(groups[0].values("val")), f"{minutes:.1f}"
 
 
 def all_runs(groups):
     """Headers and rows: a row for each group."""
-    headers = ["network", "algorithm", "mini-batches a replica", "passes", "seeds", "ranks", "validation error %"]
+    what, unit = ("error", " %") if all(group.percent for group in groups) else ("score", "")
+    headers = ["network", "algorithm", "mini-batches a replica", "passes", "seeds", "ranks", f"validation {what}{unit}"]
     headers += [
-        "training error %",
-        "each replica alone %",
+        f"training {what}{unit}",
+        f"each replica alone{unit}",
         "minutes",
         "coupling / compute %",
         "waited %",
@@ -87,7 +88,7 @@ def all_runs(groups):
         couples = group.algorithm in ("parle", "elastic_sgd")
         ratios = [f"{np.mean([getattr(r, k) for r in done]):.2f}" if couples else "" for k in ("coupling", "waited")]
         expected = numbers.COUPLING.get(group.settings.model.name, numbers.COUPLING["wrn"]) if couples else ""
-        errors = [measured(group.values(key)) for key in ("val_error", "train_error", "replica_error")]
+        errors = [measured(group.values(part), 2 if group.percent else 4) for part in ("val", "train", "replica")]
         minutes = f"{np.mean([record.minutes for record in done]):.1f}"
         unfinished = len(group.records) - len(group.finished)
         seeds = f"{len(group.finished)}" + (f" (+ {unfinished} unfinished)" if unfinished else "")
@@ -122,7 +123,8 @@ def varied(groups):
 def row_of_table_1(group):
     """The data set, where the network is the one, of whatever size, that Table 1 has for it."""
     network = "lenet" if group.settings.data.name == "mnist" else "wrn"
-    return group.settings.data.name if group.settings.model.name == network and group.fraction == 1 else None
+    mine = group.percent and group.settings.model.name == network and group.fraction == 1
+    return group.settings.data.name if mine else None
 
 
 def row_of_table_2(group):

@@ -69,8 +69,8 @@ def whole(kind, told):
     base = base_of(kind)
     for function in FUNCTIONS:
         if getattr(kind, function) is getattr(base, function):
-            wanted = f"{function}{inspect.signature(getattr(base, function))}".partition(" ->")[0]
-            raise BadInput(f"{told}: {kind.__name__} lacks {wanted}")
+            wanted = ", ".join(inspect.signature(getattr(base, function)).parameters)
+            raise BadInput(f"{told}: {kind.__name__} lacks {function}({wanted})")
     options = kind.Options
     if not (inspect.isclass(options) and issubclass(options, BaseModel)):
         raise BadInput(f"{told}: {kind.__name__}.Options must be a class over Task.Options, or pydantic's BaseModel")

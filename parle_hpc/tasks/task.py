@@ -1,6 +1,6 @@
 """What is trained, as a class: the network, its data, the loss and the scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def collate(self, samples: Sequence[Any]) -> Any:
+    def collate(self, samples: list[Any]) -> Any:
         """A batch of samples: tensors, or tuples, lists and dicts of them."""
         return torch.utils.data.default_collate(samples)
 

@@ -64,6 +64,7 @@ class Session:
         first_round, first_step: the round and the step that it begins with, from 0.
         news: lines to say at the start.
         advice: what to do where the loss is not finite.
+        lower_is_better: as given.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Session:
         self._saver = Saver(self.folder, t.world, patience, checkpoints)
         self._losses: list[torch.Tensor] = []
         self._changed: list[str] = []
-        self._lower, self._score = lower_is_better, None
+        self.lower_is_better, self._score = lower_is_better, None
         self._last, self._agreement = self.first_round - 1, Agreement(t.world, 4)
         self.advice, self.optimizer = "lower the learning rate", None
         if model is not None:
@@ -140,7 +141,7 @@ class Session:
             self.metrics.go_on(self._saver.last, told["seconds"])
             self._changed = changed
         by_first(t, folder.clear, self.folder, self._saver.last, self.metrics)
-        self._saving = self._make_saving(keep, {"n": t.n, "m": t.m, "lower_is_better": self._lower, **facts})
+        self._saving = self._make_saving(keep, {"n": t.n, "m": t.m, "lower_is_better": self.lower_is_better, **facts})
 
     def _make_saving(self, keep, facts):
         t = self.topology
@@ -174,6 +175,8 @@ class Session:
             for step in range(round * self._length, (round + 1) * self._length):
                 yield step
                 self.watchdog.beat()
+        if total % self._length:
+            self._keep_last()
         yield from range(whole * self._length, total)
 
     def rounds(self, total: int) -> Iterator[int]:
@@ -190,7 +193,7 @@ class Session:
         t, first = self.topology, self.first_round
         event, round = ("resume", first - 1) if first else ("start", 0)
         step, device = self.first_step, self._params[0].device.type
-        self.metrics.event(event, round, step, ranks=t.n * t.m, device=device)
+        self.metrics.event(event, round, step, ranks=t.n * t.m, device=device, lower_is_better=self.lower_is_better)
         self.metrics.expect(total, first)
         goes_on = [f"goes on after round {first}/{total}, from {self.stored.folder}", *self._changed] if first else []
         for line in (*self.news, *goes_on):
@@ -258,7 +261,7 @@ class Session:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None and self.optimizer is not None:
-            self._end()
+            self._keep_last()
         self._let_go()
         self.metrics.close()
         if isinstance(error, Saved):
@@ -269,7 +272,7 @@ class Session:
             leave(error, 1, speaks=self.topology.place == 0)
         self.preemption.over()
 
-    def _end(self):
+    def _keep_last(self):
         """A checkpoint of the last round, where there is none and the optimizer is at its end."""
         self._agreement.finish()
         # Parle counts its steps: a loop that was left in mid-round leaves a state that no round has
@@ -288,9 +291,11 @@ def check_kept(keep):
             raise BadInput(f"keep: {name} has no state_dict and load_state_dict")
         try:
             checkpoint.from_bytes(checkpoint.as_bytes(thing.state_dict()))
-        except Exception as error:
-            what = str(error).strip().partition("\n")[0]
-            raise BadInput(f"keep: what {name}.state_dict() gives cannot be saved and read again ({what})") from None
+        except Exception:
+            raise BadInput(
+                f"keep: what {name}.state_dict() gives cannot be saved so that torch.load(weights_only=True) reads it: "
+                "numbers, texts, tensors, and lists and dicts of them can"
+            ) from None
 
 
 def end_saved(topology, rank, message):

@@ -99,9 +99,10 @@ def set_up(settings, session):
     if stored is not None and not finished:
         check_data(stored, samples, settings)
         check_task(stored, settings)
+    session.lower_is_better = task.lower_is_better
     if not finished:
         by_first(t, write_config, settings, out)
-        facts = facts_of(settings, task, samples)
+        facts = facts_of(settings, samples)
         session.take_up(model, optimizer, {"schedule": scheduler, "tally": tally}, batches_per_pass=batches.B, **facts)
     session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}"
     session.news = [
@@ -193,10 +194,9 @@ def make_schedule(settings, optimizer, B):
     return scheduler, min(rounds, s.max_rounds or rounds)
 
 
-def facts_of(settings, task, samples):
+def facts_of(settings, samples):
     """What a manifest says of the run; samples: in the training and the validation part."""
     return {
-        "lower_is_better": task.lower_is_better,
         "samples": samples,
         "data": settings.data.checksum,
         "settings": resume.sections(settings),

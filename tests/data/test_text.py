@@ -195,6 +195,10 @@ def test_a_text_that_is_none_is_told_in_a_line(here):
     refused("--out a b.h5: names the set, by letters, digits", "text", ["a.txt"], "a b.h5")
     for share in (0, 1, -1, 2, float("nan")):
         refused(f"--validation {share:g}: must be between 0 and 1", "text", ["a.txt"], "a.h5", validation=share)
+    # as one would make images
+    for source, words in (("a.txt", "--source FILE..."), (None, "--source FILE... --out data/novels.h5")):
+        with pytest.raises(BadInput, match=f"a text is made with python -m parle_hpc.data.prepare text {words}"):
+            prepare("novels", source)
     assert not (here / "data").exists()
 
 

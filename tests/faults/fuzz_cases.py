@@ -127,7 +127,7 @@ def recipes(draw):
 
 OPTIONS = {
     "train": [f"--{name}" for name in NAMES],
-    "data.prepare": ["--source", "--out", "--channels"],
+    "data.prepare": ["--source", "--out", "--channels", "--tokenizer", "--validation"],
     "evaluate": [],
     "export": ["--safetensors"],
     "report": ["--out", "--tensorboard"],

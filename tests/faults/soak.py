@@ -1,11 +1,12 @@
 """Runs that are killed at random instants and started again until they end, compared with one that was left alone.
 
-    python tests/faults/soak.py N [--ranks 4] [--seed 0] [--first 0] [--folder DIR]     exit status 1 if one differs
+    python tests/faults/soak.py N [--ranks 4] [--seed 0] [--first 0] [--kind KIND] [--folder DIR]
 
-A trial: a few rounds of an algorithm on the digits, a checkpoint after each; once or twice, at an instant drawn
-at random (also while a checkpoint is being written, and while the ranks start), a blow: kill -9 of one rank, of all
-ranks or of the launcher, or SIGUSR1; the same command again after each, and at last until it ends. What it leaves must
-be bit for bit what the undisturbed run left: the reference, and each round's and validation's numbers.
+Exit status 1 if one differs. A trial: a few rounds of an algorithm on the digits, a checkpoint after each; once or
+twice, at an instant drawn at random (also while a checkpoint is being written, and while the ranks start), a blow: kill
+-9 of one rank, of all ranks or of the launcher, or SIGUSR1; the same command again after each, and at last until it
+ends. What it leaves must be bit for bit what the undisturbed run left: the reference, and each round's and validation's
+numbers. gpt_text is the whole recipe, struck at any instant of it.
 """
 
 import argparse
@@ -37,9 +38,11 @@ KINDS = {
     "elastic_sgd": ("--algorithm.name", "elastic_sgd", "--schedule.max_rounds", "4", "--schedule.epochs", "9"),
     "sgd": ("--algorithm.name", "sgd", "--schedule.max_rounds", "4", "--schedule.epochs", "9"),
 }
+# of kinds that are asked for alone
+RECIPES = {"gpt_text": ("--recipe", "gpt_text", "--run.checkpoint_every", "1")}
 BLOWS = ("one rank", "all ranks", "launcher", "SIGUSR1")
 TIMED = {"seconds", "samples_per_second", "coupling_seconds", "coupling_wait_seconds", "coupling_bytes_sent"}
-PATIENCE = 300.0  # seconds in which a run must end
+PATIENCE = 900.0  # seconds in which a run must end
 
 
 def children(pid):
@@ -53,8 +56,8 @@ def program(kind, folder, data, ranks):
     """What each rank runs of a trial."""
     # of one replica where the ranks are three, so that a replica with three ranks is among the trials
     replicas = () if kind in ("entropy_sgd", "sgd") else ("--replicas", "2" if ranks % 2 == 0 else "1")
-    given = ("--data.path", str(data), "--out", str(folder), *replicas)
-    return ("-m", "parle_hpc.train", *KINDS[kind], *TINY, *given)
+    settings = RECIPES[kind] if kind in RECIPES else (*KINDS[kind], *TINY, "--data.path", str(data))
+    return ("-m", "parle_hpc.train", *settings, "--out", str(folder), *replicas)
 
 
 class Job:
@@ -104,17 +107,21 @@ def result(folder):
     return (folder / "reference.pt").read_bytes(), [{k: v for k, v in e.items() if k not in TIMED} for e in kept]
 
 
-def trial(kind, folder, data, ranks, rng):
-    """Run, strike, go on; the blows that were dealt. The folder holds the result and every output, in `log`."""
+def trial(kind, folder, data, ranks, rng, within=None):
+    """Run, strike, go on; the blows that were dealt. The folder holds the result and every output, in `log`.
+
+    within: seconds of which any instant may be the one; None: the start, training or saving of a short run.
+    """
     blows = []
     with open(folder.with_suffix(".log"), "w") as log:
         for _ in range(rng.choice([1, 1, 2])):
             job = Job(kind, folder, data, ranks, log)
-            blow, moment = rng.choice(BLOWS), rng.choice(["any", "training", "training", "saving"])
+            blow = rng.choice(BLOWS)
+            moment = "any" if within else rng.choice(["any", "training", "training", "saving"])
             # what the last blow left is no sign of this job
             before = {seen: {*folder.glob(seen)} for seen in ("checkpoints/*/*.partial", "checkpoints/round-*")}
             if moment == "any":
-                goes_on = job.wait_until(lambda: False, rng.uniform(0, 8))
+                goes_on = job.wait_until(lambda: False, rng.uniform(0, within or 8))
             else:
                 # the folder is there once training is near, a new checkpoint's once it is on
                 seen = "checkpoints/*/*.partial" if moment == "saving" else "checkpoints/round-*"
@@ -148,6 +155,7 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="number of the first one, to go on with (default 0)")
     parser.add_argument("--ranks", type=int, default=4, help="ranks of each run (default 4: 2 replicas of 2)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default 0)")
+    parser.add_argument("--kind", choices=[*KINDS, *RECIPES], help="of all trials (default: each in turn)")
     parser.add_argument("--folder", help="where runs that differ are kept (default: a new one)")
     given = parser.parse_args()
     from parle_hpc.data.prepare import prepare
@@ -156,14 +164,17 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     data = prepare("digits", out=work / "digits.h5")
     kinds = list(KINDS) if given.ranks % 2 == 0 else ["parle", "sgd", "entropy_sgd"]
+    kinds = [given.kind] if given.kind else kinds
     wanted, same, dealt = {}, Counter(), Counter()
     for i in range(given.first, given.first + given.trials):
         kind, rng = kinds[i % len(kinds)], random.Random(1000 * given.seed + i)
         if kind not in wanted:
+            began = time.monotonic()
             wanted[kind] = undisturbed(kind, work / f"undisturbed-{kinds.index(kind)}", data, given.ranks)
+            within = time.monotonic() - began if kind in RECIPES else None
         folder = work / f"trial-{i}"
         try:
-            blows = trial(kind, folder, data, given.ranks, rng)
+            blows = trial(kind, folder, data, given.ranks, rng, within)
             equal = result(folder) == wanted[kind]
         except (AssertionError, subprocess.TimeoutExpired) as error:
             blows, equal = [str(error)], False

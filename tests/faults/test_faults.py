@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(digits, tmp_
 def test_metrics_survive_a_file_system_that_goes_away(tmp_path, capsys):
     here, away = tmp_path / "here", tmp_path / "away"
     here.mkdir()
-    metrics = Metrics(here, 10, 5)
+    metrics = Metrics(here)
     metrics.event("round", 0, 5)
     here.rename(away)
     for round in (1, 2):

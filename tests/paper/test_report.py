@@ -37,11 +37,11 @@ def test_runs_that_differ_by_seed_are_one_group(runs):
     assert list(groups) == ["Parle, n = 3", "Parle, n = 6", "SGD"]
     parle = groups["Parle, n = 3"]
     assert [r.settings.run.seed for r in parle.records] == [0, 1, 2]
-    across, mean, deviation = parle.curve("val_error", "passes")
+    across, mean, deviation = parle.curve("val", "passes")
     assert across.tolist() == [0.25, 0.5, 0.75]
     assert mean == pytest.approx([2, 1, 0.5])
     assert deviation == pytest.approx([0, 0, 0.1])
-    minutes, _, _ = groups["SGD"].curve("train_error", "seconds")
+    minutes, _, _ = groups["SGD"].curve("train", "seconds")
     assert minutes == pytest.approx([2 / 60, 4 / 60])  # what all of them have
     assert len(groups["SGD"].finished) == 2
     # 0.01 s of coupling beside 1 s of mini-batches

@@ -13,6 +13,7 @@ import torch
 from helpers import raw
 from helpers.mpi import PROGRAMS
 from helpers.slurm_cluster import SlurmCluster, needs_slurm
+from helpers.task_files import write
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = sorted(path.stem for path in (ROOT / "slurm").glob("*.sbatch"))
@@ -273,3 +274,18 @@ def test_a_job_goes_on_without_a_host_that_died(cluster, eight, undisturbed, tmp
     assert ended["NodeList"] == "host[1,3]"
     assert events(tmp_path).count("resume") == 1
     assert same(reference(the_run(tmp_path)), reference(the_run(undisturbed)))
+
+
+def test_a_recipe_of_ones_own_with_a_task_of_ones_own(cluster, tmp_path):
+    write(tmp_path)
+    (tmp_path / "mine.toml").write_text('[task]\nfile = "sine.py"\n[data]\nbatch_size = 40\nworkers = 1\n')
+    settings = ("--schedule.lr", "0.02", "--schedule.max_rounds", "2", "--algorithm.L", "5")
+    completed(cluster, tmp_path, submit(cluster, tmp_path, "own", "mine.toml", *settings))
+    assert "validation close of the reference" in output(tmp_path)
+    assert tomlkit.parse((the_run(tmp_path) / "config.toml").read_text())["task"]["file"] == str(tmp_path / "sine.py")
+
+
+def test_without_a_recipe_the_script_for_ones_own_says_what_it_wants(cluster, tmp_path):
+    ended = cluster.wait(submit(cluster, tmp_path, "own", "no.toml", options=ONE_TASK))
+    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "2:0")
+    assert our_lines(tmp_path) == ["no recipe no.toml; sbatch slurm/own.sbatch mine.toml [SETTING ...]"]

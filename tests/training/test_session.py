@@ -1,0 +1,117 @@
+"""A Session around a loop of one's own: whatever ends it, the same command goes on, and every end has its status."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers.mpi import mpirun, our_lines, passes
+from helpers.trainer import events
+
+from parle_hpc.checkpoints.files import folders, read_manifest
+from parle_hpc.errors import BAD_INPUT, DIVERGED, SAVED
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+
+def held(result, ranks=2):
+    """What each rank held at the end."""
+    return [dict(np.load(f"{result}.{rank}.npz")) for rank in range(ranks)]
+
+
+def same(one, other):
+    return all(np.array_equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("session")
+    passes(2, "-m", "programs.session_loop", folder / "run", folder / "result", "whole")
+    return folder
+
+
+def test_it_tells_what_a_run_tells(whole):
+    run = whole / "run"
+    assert [event["step"] for event in events(run, "validate")] == [8, 16, 24]
+    assert {(event["val_loss"], event["val_other"]) for event in events(run, "validate")} == {(7, 1), (15, 1), (23, 1)}
+    assert events(run, "start")[0]["ranks"] == 2
+    # every second round, two of which stay beside the best, and the last whole one
+    scores = {folder.name: read_manifest(folder)["score"] for folder in folders(run)}
+    assert scores == {"round-000007": None, "round-000006": 23.0, "round-000002": 7.0}
+    assert not (run / "running.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "at", "status", "said"),
+    [
+        ("waits", 3, SAVED, "saved after round 5/7 on SIGUSR1; the same command goes on"),
+        ("dies", 5, 137, None),
+        ("raises", 4, 1, None),
+        ("leaves", 4, 0, None),
+    ],
+)
+def test_whatever_ends_it_the_same_command_goes_on(whole, tmp_path, way, at, status, said):
+    run, result = tmp_path / "run", tmp_path / "result"
+    ended = mpirun(2, "-m", "programs.session_loop", run, result, way, at)
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    if said:
+        assert our_lines(ended) == [said]
+    if way == "raises":
+        assert "KeyError: 'only here'" in ended.stderr
+    text = passes(2, "-m", "programs.session_loop", run, result, "whole")
+    assert "goes on after round" in text
+    assert same(held(result), held(whole / "result"))
+
+
+def test_a_run_that_is_complete_does_only_what_no_round_has_anew(whole, tmp_path):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    passes(2, "-m", "programs.session_loop", tmp_path / "run", tmp_path / "result", "whole")
+    assert same(held(tmp_path / "result"), held(whole / "result"))
+
+
+def test_replicas_of_more_ranks_go_on_with_it(whole, tmp_path):
+    mpirun(2, "-m", "programs.session_loop", tmp_path / "run", tmp_path / "result", "leaves", 4)
+    text = passes(4, "-m", "programs.session_loop", tmp_path / "run", tmp_path / "result", "whole")
+    assert "goes on with 2 x 2 ranks after 2 x 1; dropout is drawn anew" in text
+    a, b, c, d = held(tmp_path / "result", 4)
+    assert np.array_equal(a["live"], b["live"])
+    assert np.array_equal(c["live"], d["live"])
+    assert a["lr"] == held(whole / "result")[0]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("way", "status", "line"),
+    [
+        ("nan", DIVERGED, "the loss became NaN or infinite in round 3, step 9, replica 0, rank 0 on"),
+        ("torch", BAD_INPUT, "a Session's optimizer must be Parle, EntropySGD or ElasticSGD, not SGD"),
+        (
+            "unkept",
+            BAD_INPUT,
+            "keep: what thing.state_dict() gives cannot be saved so that torch.load(weights_only=True)",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, way, status, line):
+    ended = mpirun(2, "-m", "programs.session_loop", tmp_path / "run", tmp_path / "result", way)
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    (said,) = our_lines(ended)
+    assert line in said
+
+
+def test_a_checkpoint_of_another_network_or_that_kept_other_things_is_refused(whole, tmp_path):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    newest = folders(tmp_path / "run")[0]
+    text = (newest / "manifest.json").read_text()
+    assert json.loads(text)["n"] == 2
+    program = (
+        "import torch\n"
+        "from parle_hpc import Parle, Session, Topology\n"
+        "t = Topology.split(replicas=2)\n"
+        "model = torch.nn.Linear(3, {width})\n"
+        "for p in model.parameters(): p.data.zero_()\n"
+        "o = Parle(model.parameters(), lr=0.1, L=4, batches_per_epoch=10, comm=t.cross)\n"
+        f"Session(out={str(tmp_path / 'run')!r}, topology=t, model=model, optimizer=o)\n"
+    )
+    ended = mpirun(2, "-c", program.format(width=2))
+    assert ended.returncode == BAD_INPUT, ended.stderr
+    assert "was saved from another network" in our_lines(ended)[0]
