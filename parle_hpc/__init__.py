@@ -22,7 +22,6 @@ _HOME = {
     "Session": "training.session",
     "EntropySGD": "algorithms.entropy_sgd",
     "ElasticSGD": "algorithms.elastic_sgd",
-    "Session": "training.session",
     "Task": "tasks.task",
     "Topology": "cluster.topology",
     "batchnorm_of_reference": "training.batchnorm",

@@ -169,8 +169,8 @@ def check_settings(manifest, settings, folder):
 
 
 def sections(settings):
-    """The settings by section, without what names files and ranks."""
-    return settings.model_dump(exclude={"recipe", "out", "resume", "replicas"})
+    """The settings by section, as JSON has them, without what names files and ranks."""
+    return settings.model_dump(mode="json", exclude={"recipe", "out", "resume", "replicas"})
 
 
 def flatten(tables):
@@ -191,7 +191,10 @@ def restore(stored, optimizer, model, keep, topology, seed):
     own, facts = stored.own(source), stored.facts(source)
     now = formats(model)
     if facts.get("formats", now) != now:
-        raise BadInput(f"{stored.folder} was saved from another network, or from weights in another memory format")
+        raise BadInput(
+            f"{stored.folder} was saved from another network, or from weights in another memory format; "
+            "give the same one, or another output folder"
+        )
     kept = named("keep/", own)
     if kept.keys() != keep.keys():
         before, after = (", ".join(sorted(names)) or "nothing" for names in (kept, keep))

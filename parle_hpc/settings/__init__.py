@@ -28,7 +28,8 @@ __all__ = [
 def write(settings, path):
     """The settings in force as a TOML file that `--recipe` takes, on any machine that has the data set's file."""
     elsewhere = {"recipe": True, "out": True, "resume": True, "data": {"node_copy"}}
-    tables = settings.model_dump(exclude=elsewhere, exclude_none=True)
+    # a task's options may be of any type that pydantic knows, such as Path
+    tables = settings.model_dump(mode="json", exclude=elsewhere, exclude_none=True)
     for section, key in not_taken(settings.task):
         tables[section].pop(key, None)
     path.write_text(f"# recipe {settings.recipe or settings.task.file}\n{tomlkit.dumps(tables)}", encoding="utf-8")

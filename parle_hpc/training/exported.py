@@ -9,8 +9,8 @@ import torch
 
 from ..checkpoints.files import write_whole
 from ..errors import BadInput
+from ..tasks.network import first_line
 from .finished import finished, read_weights
-from .network import first_line
 
 OPTION, ENDING = "--safetensors", ".safetensors"
 

@@ -118,8 +118,14 @@ def belongs(line, round):
         return False
 
 
+def plain(value):
+    """A tensor, or a number or array of NumPy, as Python's own; anything else as it is."""
+    return value.tolist() if callable(getattr(value, "tolist", None)) else value
+
+
 def for_json(value):
     """Six significant digits, and null for what JSON does not have."""
+    value = plain(value)
     if isinstance(value, (list, tuple)):
         return [for_json(v) for v in value]
     if isinstance(value, float):

@@ -19,7 +19,7 @@ from ..errors import DIVERGED, SAVED, BadInput, Diverged, Drifted, Saved, say
 from . import folder
 from .diverging import stop_if_diverged, trouble
 from .drift import compare_weights
-from .metrics import Metrics
+from .metrics import Metrics, plain
 from .saving import ASKED, Saving
 
 GOODBYE = 30.0  # seconds for the end of MPI, after which a saved run ends all the same
@@ -134,6 +134,7 @@ class Session:
         self._same = [optimizer.x] if getattr(optimizer, "inside", None) == "workers" else self._params
         self._hosts = from_all(t.world, os.uname().nodename)
         self._length = optimizer.round_length
+        self.first_step = self.first_round * self._length
         self.metrics.batches_per_pass = facts.pop("batches_per_pass", None) or optimizer.B
         if self.stored is not None:
             self._saver.last = self.stored.manifest["round"]
@@ -160,10 +161,6 @@ class Session:
             round_length=self._length,
             decides=self._rank == 0,
         )
-
-    @property
-    def first_step(self) -> int:
-        return self.first_round * self._length
 
     def steps(self, total: int) -> Iterator[int]:
         """The steps that are left of `total`, from 0; between two rounds all that a run does there.
@@ -241,15 +238,15 @@ class Session:
         return torch.stack(self._losses).float().cpu() if self._losses else None
 
     def validated(self, step: int, values: dict[str, Any]) -> None:
-        """Write `values` of a validation after step `step`, counted from 0, into metrics.jsonl.
+        """Write `values` of a validation after step `step`, counted from 0, into metrics.jsonl: numbers, or tensors.
 
         The first one says which checkpoint is the best, of those that are made at the end of a validation's round.
         """
         self.event("validate", step, **values)
-        self._score = next(iter(values.values()), None)
+        self._score = plain(next(iter(values.values()), None))
 
     def event(self, event: str, step: int, **values: Any) -> None:
-        """Write a line of metrics.jsonl after step `step`, counted from 0: numbers, texts, or lists of them."""
+        """Write a line of metrics.jsonl after step `step`, counted from 0: numbers, texts, tensors, or lists."""
         self.metrics.event(event, step // self._length, step + 1, **values)
 
     def say(self, line: str) -> None:

@@ -1,5 +1,7 @@
 """A task of one's own: found, typed, tried out, and each mistake answered by one line."""
 
+import json
+import pathlib
 import pickle
 import re
 
@@ -8,6 +10,7 @@ import torch
 from helpers.task_files import write
 
 from parle_hpc import Task
+from parle_hpc.checkpoints import resume
 from parle_hpc.data.split import MiniBatches
 from parle_hpc.errors import BadInput
 from parle_hpc.settings import load
@@ -108,6 +111,17 @@ def test_a_recipe_names_a_file_beside_it_and_settings_written_are_read(tmp_path,
     (tmp_path / "mine.toml").write_text('[task]\nfile = "sine.py"\nwidht = 8\n')
     with pytest.raises(BadInput, match=r"'task.widht' is an unknown setting; did you mean task.width\?"):
         load(["--recipe", str(tmp_path / "mine.toml")])
+
+
+def test_options_may_be_of_types_that_toml_and_json_do_not_have(tmp_path):
+    more = "width: int = 16\n        path: pathlib.Path = pathlib.Path('a')\n        pair: tuple[int, int] = (1, 2)"
+    path = write(tmp_path, ("width: int = 16", more), ("import torch\n", "import pathlib\n\nimport torch\n"))
+    settings = settings_of(path, "--task.path", "b")
+    write_settings(settings, tmp_path / "config.toml")
+    again = load(["--recipe", str(tmp_path / "config.toml")])
+    assert (again.task.path, again.task.pair) == (pathlib.Path("b"), (1, 2))
+    manifest = {"settings": json.loads(json.dumps(resume.sections(settings)))}
+    resume.check_settings(manifest, again, tmp_path)
 
 
 def test_of_several_one_is_named_and_a_module_is_found_by_its_name(tmp_path, monkeypatch):
