@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from ..checkpoints.files import write_whole
-from ..errors import BadInput
+from ..errors import BadInput, first_line
 from .finished import finished, read_weights
-from .network import first_line
 
 OPTION, ENDING = "--safetensors", ".safetensors"
 

@@ -178,7 +178,7 @@ class Session:
         """(Step, mini-batch), the `steps` of so many passes over a DataLoader.
 
         Its sampler must have set_epoch, as torch's DistributedSampler has. What its data set draws in this process goes
-        on as if nothing had been stopped; a data set's worker processes are seeded anew where a run goes on in mid-pass.
+        on as if nothing had been stopped; its worker processes are seeded anew where a run goes on in mid-pass.
         Raises BadInput where there is no set_epoch.
         """
         seed = checkpoint.seed_of(self._seed, self._rank)
