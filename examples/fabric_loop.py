@@ -4,7 +4,6 @@ mpirun -np 4 python fabric_loop.py runs/mine       # 2 replicas of 2 ranks; need
 """
 
 import sys
-from itertools import islice
 
 import torch
 from lightning.fabric import Fabric
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from parle_hpc import Parle, Session, Topology, batchnorm_of_reference
 
+epochs = 30
 topology = Topology.split(replicas=2)
 device = topology.device("auto")
 # to Fabric each rank is alone, whatever launched it: its own strategies would average gradients over all of them
@@ -28,23 +28,13 @@ model = fabric.setup_module(nn.Sequential(nn.Linear(1, 64), nn.Tanh(), nn.Linear
 topology.broadcast(model.parameters())
 
 sampler = DistributedSampler(data, num_replicas=topology.m, rank=topology.place, seed=topology.replica_index)
-loader = DataLoader(data, batch_size=128 // topology.m, sampler=sampler, drop_last=True, generator=torch.Generator())
+loader = DataLoader(data, batch_size=128 // topology.m, sampler=sampler, drop_last=True)
 groups = {"comm": topology.cross, "replica": topology.replica}
 # not fabric.setup_optimizers: a Session knows Parle itself
 optimizer = Parle(model.parameters(), lr=0.02, batches_per_epoch=len(loader), **groups)
 
-
-def batches(step):
-    """Mini-batches from number `step` on, over epochs: a run that goes on sees what it would have seen."""
-    while True:
-        epoch, done = divmod(step, len(loader))
-        sampler.set_epoch(epoch)
-        yield from islice(loader, done, None)
-        step += len(loader) - done
-
-
 with Session(out=sys.argv[1], topology=topology, model=model, optimizer=optimizer, every=5) as session:
-    for _, batch in zip(session.steps(500), batches(session.first_step), strict=False):
+    for _, batch in session.batches(loader, epochs):
         inputs, targets = fabric.to_device(batch)
         optimizer.zero_grad()
         loss = mse_loss(model(inputs), targets)
@@ -56,7 +46,7 @@ with Session(out=sys.argv[1], topology=topology, model=model, optimizer=optimize
         inputs, targets = fabric.to_device(data[:])
         error = mse_loss(model(inputs), targets).item()
         state = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-    session.validated(499, {"val_mse": error})
+    session.validated(epochs * len(loader) - 1, {"val_mse": error})
     session.say(f"mean squared error of the reference {error:.4f}")
     if topology.world.Get_rank() == 0:
         torch.save(state, session.folder / "reference.pt")

@@ -6,7 +6,6 @@ Every rank runs all of these lines, equally often.
 """
 
 import sys
-from itertools import islice
 
 import torch
 from sklearn.datasets import load_digits
@@ -32,27 +31,15 @@ torch.manual_seed(1 + topology.world.Get_rank())  # of dropout, on each rank ano
 
 # a replica sees all of the data in an order of its own, each of its m ranks another part
 sampler = DistributedSampler(data, num_replicas=topology.m, rank=topology.place, seed=topology.replica_index)
-# a generator of its own, so that going on draws nothing from that of dropout
-own = {"sampler": sampler, "generator": torch.Generator()}
-loader = DataLoader(data, batch_size=128 // topology.m, drop_last=True, **own)
+loader = DataLoader(data, batch_size=128 // topology.m, sampler=sampler, drop_last=True)
 steps = epochs * len(loader)
 groups = {"comm": topology.cross, "replica": topology.replica}
 optimizer = Parle(model.parameters(), lr=0.1, batches_per_epoch=len(loader), **groups)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
 
-def batches(step):
-    """Mini-batches from number `step` on, over epochs: a run that goes on sees what it would have seen."""
-    while True:
-        epoch, done = divmod(step, len(loader))
-        sampler.set_epoch(epoch)
-        yield from islice(loader, done, None)
-        step += len(loader) - done
-
-
 def validate(step):
     """The error of the reference on the digits that nobody trains on, in percent."""
-    sampler.set_epoch(step // len(loader))
     with optimizer.at_reference(), batchnorm_of_reference(model, loader, topology), torch.no_grad():
         error = 100 * (model(test[0]).argmax(1) != test[1]).float().mean().item()
         state = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
@@ -63,7 +50,7 @@ def validate(step):
 
 keep = {"scheduler": scheduler}
 with Session(out=sys.argv[1], topology=topology, model=model, optimizer=optimizer, keep=keep, every=5) as session:
-    for step, (x, y) in zip(session.steps(steps), batches(session.first_step), strict=False):
+    for step, (x, y) in session.batches(loader, epochs):
         optimizer.zero_grad()
         loss = cross_entropy(model(x.to(device)), y.to(device))
         loss.backward()

@@ -71,6 +71,11 @@ def nearest(name, names, otherwise=None):
     return otherwise or f"known: {', '.join(names)}"
 
 
+def first_line(error):
+    """What an exception says, in its first line."""
+    return str(error).strip().partition("\n")[0]
+
+
 def brief(value):
     """A value as text that fits into a line."""
     text = " ".join(str(value).split())

@@ -69,13 +69,15 @@ def command_of(name, out, images):
 
 
 def interrupted_and_not(ranks, signals, folder, images):
-    """(Status of the job that was ended, what the same command then printed) by name; the runs, and those that nobody
-    ended, in `folder`/NAME/parts and whole."""
+    """(Status of the job that was ended, what the same command then printed) by name.
+
+    The runs, started once more when they have ended, and those that nobody ended are in `folder`/NAME/parts and whole.
+    """
     commands = {name: command_of(name, folder / name / "parts", images) for name in signals}
     ended = {n: mpirun(ranks, "interrupted.py", 9, signals[n], *map(str, c)).returncode for n, c in commands.items()}
     whole = [command_of(name, folder / name / "whole", images) for name in signals]
-    printed = pass_in_turn(ranks, *whole, *commands.values(), timeout=600)[len(whole) :]
-    return {name: (ended[name], text) for name, text in zip(signals, printed, strict=True)}
+    printed = pass_in_turn(ranks, *whole, *commands.values(), *commands.values(), timeout=600)
+    return {name: (ended[name], printed[len(whole) + i]) for i, name in enumerate(signals)}
 
 
 @pytest.fixture(scope="module")

@@ -117,6 +117,20 @@ def from_bytes(values):
     return torch.load(io.BytesIO(values.tobytes()), map_location="cpu", weights_only=True)
 
 
+def check_kept(keep):
+    """Raises BadInput where an object cannot be kept in a checkpoint."""
+    for name, thing in keep.items():
+        if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+            raise BadInput(f"keep: {name} has no state_dict and load_state_dict")
+        try:
+            from_bytes(as_bytes(thing.state_dict()))
+        except Exception:
+            raise BadInput(
+                f"keep: what {name}.state_dict() gives cannot be saved so that torch.load(weights_only=True) reads it: "
+                "numbers, texts, tensors, and lists and dicts of them can"
+            ) from None
+
+
 def formats(model):
     """How each weight lies in memory, which is the order in which a checkpoint has its elements."""
     return [list(p.stride()) for p in model.parameters()]

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from itertools import count
 from typing import NamedTuple
 
-from ..errors import say
+from ..errors import SAVED, say
 from .leftovers import all_end_with_one, is_left_over
 from .placement import placement
 
 PATIENCE = 600.0  # seconds to wait for other ranks before the job is ended
 START_UP = 120.0  # seconds that a run has at least to start MPI and Horovod, and to read what its first round needs
+GOODBYE = 30.0  # seconds for the end of MPI, after which a saved run ends all the same
 OTHERS_WAIT = 15.0  # seconds in which rank 0 gets its line out before the others leave
 
 
@@ -59,6 +60,18 @@ def bounded(seconds, what, rank, then, status=1):
         yield
     finally:
         timer.cancel()
+
+
+def leave_saved(topology, message):
+    """End all ranks, rank 0 with status SAVED and last of all: launchers kill the others once one status is not 0."""
+    rank = topology.world.Get_rank()
+    sys.stdout.flush()
+    with bounded(GOODBYE, "the end of MPI", rank, message, SAVED):
+        topology.close()
+    if rank == 0:
+        say(message)
+        time.sleep(1.0)
+    os._exit(SAVED if rank == 0 else 0)
 
 
 _patience = PATIENCE

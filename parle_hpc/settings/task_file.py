@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from ..errors import BadInput, brief, nearest
+from ..errors import BadInput, brief, first_line, nearest
 from .language import Language
 from .sections import IMAGES, NoOptions, Settings, TaskSection
 
@@ -119,9 +119,8 @@ def in_words(error, path=None):
     frames = traceback.extract_tb(error.__traceback__)
     mine = [frame for frame in frames if frame.filename == str(path)]
     mine = mine or [frame for frame in frames if not frame.filename.startswith("<") and not ours(frame)]
-    first_line = str(error).strip().partition("\n")[0]
     place = f"{Path(mine[-1].filename).name}, line {mine[-1].lineno}: " if mine else ""
-    return f"{place}{type(error).__name__}: {first_line}"
+    return f"{place}{type(error).__name__}: {first_line(error)}"
 
 
 def ours(frame):

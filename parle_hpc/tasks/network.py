@@ -5,7 +5,7 @@ import os
 import torch
 
 from .. import models
-from ..errors import BadInput
+from ..errors import BadInput, first_line
 
 
 def network(wanted, data):
@@ -51,7 +51,3 @@ def takes(name, shape):
     except RuntimeError:
         return False
     return True
-
-
-def first_line(error):
-    return str(error).strip().partition("\n")[0]

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints.files import write_whole
-from ..errors import BadInput
-from ..tasks.network import first_line
+from ..errors import BadInput, first_line
 from .finished import finished, read_weights
 
 OPTION, ENDING = "--safetensors", ".safetensors"

@@ -9,10 +9,9 @@ import torch
 
 from ..data.advice import default_path
 from ..data.ahead import Ahead
-from ..errors import BadInput, say
+from ..errors import BadInput, first_line, say
 from ..settings import load
 from ..tasks.chosen import Sources, of_user
-from ..tasks.network import first_line
 from .opening import checksum_of_file
 from .validation import Validation
 

@@ -1,8 +1,6 @@
 """What a run has around its mini-batches: checkpoints, resume, signals, the watchdog, checks, metrics, and its end."""
 
 import os
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,26 @@ from ..checkpoints.saver import Saver
 from ..cluster.agreement import Agreement, by_first, from_all
 from ..cluster.signals import preemption
 from ..cluster.topology import Topology
-from ..cluster.waiting import Watchdog, bounded, leave
-from ..errors import DIVERGED, SAVED, BadInput, Diverged, Drifted, Saved, say
+from ..cluster.waiting import Watchdog, leave, leave_saved
+from ..errors import DIVERGED, BadInput, Diverged, Drifted, Saved
 from . import folder
 from .diverging import stop_if_diverged, trouble
 from .drift import compare_weights
 from .metrics import Metrics, plain
+from .passes import over
 from .saving import ASKED, Saving
-
-GOODBYE = 30.0  # seconds for the end of MPI, after which a saved run ends all the same
 
 
 class Session:
     """A run of a loop of your own; that of parle_hpc.train stands on the same.
 
         with Session(out="runs/mine", topology=topology, model=model, optimizer=optimizer) as session:
-            for step in session.steps(10_000):      # from where the newest checkpoint left off
-                ...                                 # a mini-batch
+            for step, (images, labels) in session.batches(loader, epochs):   # from where a checkpoint left off
+                ...                                                          # a mini-batch
                 session.loss(loss)
             session.validated(step, {"val_loss": value})
+
+    or, where mini-batches come from elsewhere, `for step in session.steps(10_000)`.
 
     Checkpoints are written at the ends of rounds, of L steps, by a thread, complete or not there at all. SIGUSR1,
     SIGUSR2, SIGTERM and Ctrl-C, to any rank, save and end the job with status 85; the same command goes on. What ends a
@@ -61,7 +60,7 @@ class Session:
     Attributes:
         folder: output folder, one for all ranks.
         stored: the checkpoint that it goes on from, or None.
-        first_round, first_step: the round and the step that it begins with, from 0.
+        first_round: the round that it begins with, from 0.
         news: lines to say at the start.
         advice: what to do where the loss is not finite.
         lower_is_better: as given.
@@ -128,13 +127,12 @@ class Session:
             raise BadInput(
                 f"a Session's optimizer must be Parle, EntropySGD or ElasticSGD, not {type(optimizer).__name__}"
             )
-        t.together(check_kept, keep)
+        t.together(checkpoint.check_kept, keep)
         self.model, self.optimizer = model, optimizer
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
         self._same = [optimizer.x] if getattr(optimizer, "inside", None) == "workers" else self._params
         self._hosts = from_all(t.world, os.uname().nodename)
         self._length = optimizer.round_length
-        self.first_step = self.first_round * self._length
         self.metrics.batches_per_pass = facts.pop("batches_per_pass", None) or optimizer.B
         if self.stored is not None:
             self._saver.last = self.stored.manifest["round"]
@@ -176,6 +174,18 @@ class Session:
             self._keep_last()
         yield from range(whole * self._length, total)
 
+    def batches(self, loader: Any, epochs: int) -> Iterator[tuple[int, Any]]:
+        """(Step, mini-batch), the `steps` of so many passes over a DataLoader.
+
+        Its sampler must have set_epoch, as torch's DistributedSampler has. What its data set draws in this process goes
+        on as if nothing had been stopped; its worker processes are seeded anew where a run goes on in mid-pass.
+        Raises BadInput where there is no set_epoch.
+        """
+        seed = checkpoint.seed_of(self._seed, self._rank)
+        yield from over(loader, self.steps(epochs * len(loader)), seed)
+        # also where nothing was left: what is done with the loader afterwards sees the last pass
+        loader.sampler.set_epoch(epochs - 1)
+
     def rounds(self, total: int) -> Iterator[int]:
         """The rounds that are left of `total`, from 0; after each, all that a run does between two."""
         self._start(total)
@@ -189,7 +199,7 @@ class Session:
     def _start(self, total):
         t, first = self.topology, self.first_round
         event, round = ("resume", first - 1) if first else ("start", 0)
-        step, device = self.first_step, self._params[0].device.type
+        step, device = first * self._length, self._params[0].device.type
         self.metrics.event(event, round, step, ranks=t.n * t.m, device=device, lower_is_better=self.lower_is_better)
         self.metrics.expect(total, first)
         goes_on = [f"goes on after round {first}/{total}, from {self.stored.folder}", *self._changed] if first else []
@@ -262,7 +272,7 @@ class Session:
         self._let_go()
         self.metrics.close()
         if isinstance(error, Saved):
-            end_saved(self.topology, self._rank, str(error))
+            leave_saved(self.topology, str(error))
         if isinstance(error, Diverged):
             leave(error, DIVERGED)
         if isinstance(error, Drifted):
@@ -279,28 +289,3 @@ class Session:
             self._saving.start(round, self._score)
         if self._saving.under_way:
             self._saving.settle()
-
-
-def check_kept(keep):
-    """Raises BadInput where an object cannot be kept in a checkpoint."""
-    for name, thing in keep.items():
-        if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
-            raise BadInput(f"keep: {name} has no state_dict and load_state_dict")
-        try:
-            checkpoint.from_bytes(checkpoint.as_bytes(thing.state_dict()))
-        except Exception:
-            raise BadInput(
-                f"keep: what {name}.state_dict() gives cannot be saved so that torch.load(weights_only=True) reads it: "
-                "numbers, texts, tensors, and lists and dicts of them can"
-            ) from None
-
-
-def end_saved(topology, rank, message):
-    """End all ranks, rank 0 with status SAVED and last of all: launchers kill the others once one status is not 0."""
-    sys.stdout.flush()
-    with bounded(GOODBYE, "the end of MPI", rank, message, SAVED):
-        topology.close()
-    if rank == 0:
-        say(message)
-        time.sleep(1.0)
-    os._exit(SAVED if rank == 0 else 0)

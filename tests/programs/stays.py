@@ -6,16 +6,17 @@ import sys
 import time
 
 from parle_hpc import train
+from parle_hpc.cluster import waiting
 from parle_hpc.cluster.topology import Topology
 from parle_hpc.training import loop
 
 original, close = loop.one_round, Topology.close
 
 
-def asked(parts, round):
-    if round == 0:
+def asked(parts):
+    if parts.tally.step == 0:
         os.kill(os.getpid(), signal.SIGUSR1)
-    return original(parts, round)
+    return original(parts)
 
 
 def stays(topology):
@@ -24,5 +25,5 @@ def stays(topology):
     close(topology)
 
 
-train.GOODBYE, loop.one_round, Topology.close = 1.0, asked, stays
+waiting.GOODBYE, loop.one_round, Topology.close = 1.0, asked, stays
 train.main(sys.argv[1:])
