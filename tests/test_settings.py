@@ -41,6 +41,8 @@ def test_settings_written_are_the_settings_read(tmp_path):
         (["--recipe", "lenet_digit"], ["lenet_digit", "unknown recipe", "lenet_digits"]),
         (["--recipe", "missing.toml"], ["missing.toml", "no such file"]),
         (["--data.batchsize", "3"], ["--data.batchsize", "unknown setting", "data.batch_size"]),
+        (["mine.toml"], ["unrecognized arguments: mine.toml", "did you mean --recipe mine.toml?"]),
+        (["my_task.py"], ["did you mean --task.file my_task.py?"]),
         (["--batch_size", "3"], ["--batch_size", "data.batch_size"]),
         (["--data.batch_size", "0"], ["--data.batch_size 0", "greater than or equal to 1"]),
         (["--data.batch_size", "many"], ["--data.batch_size many", "integer"]),

@@ -43,7 +43,11 @@ def read_command_line(arguments, kind=Settings):
         )
         return source()
     except SettingsError as error:
-        raise BadInput(str(error).removeprefix("error parsing CLI: ").replace("argument ", "", 1)) from None
+        told = str(error).removeprefix("error parsing CLI: ").replace("argument ", "", 1)
+        for option, ending in (("recipe", ".toml"), ("task.file", ".py")):
+            if told.startswith("unrecognized") and told.endswith(ending):
+                told += f"; did you mean --{option} {told.split()[-1]}?"
+        raise BadInput(told) from None
 
 
 def given_last(arguments, option):

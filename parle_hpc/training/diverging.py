@@ -26,5 +26,5 @@ def stop_if_diverged(least, hosts, m, round_length, advice, older):
     step, rank = divmod(least, len(hosts))
     raise Diverged(
         f"the loss became NaN or infinite in round {step // round_length + 1}, step {step}, replica {rank // m}, "
-        f"rank {rank} on {hosts[rank]}; {advice}; no reference was written{older}"
+        f"rank {rank} on {hosts[rank]}; {advice}{older}"
     )

@@ -25,7 +25,7 @@ def train(parts):
         # also where all was trained before, in another folder or without a reference
         session.watchdog.beat("in the last validation")
         outcome = validate(p, p.rounds - 1, last=True)
-    summarise(session.metrics, outcome, p.task.units, p.tally, p.rounds, p.B, session.folder)
+    summarise(session.metrics, outcome, p.task, p.tally, p.rounds, p.B, session.folder)
 
 
 def validate(parts, round, last=False):

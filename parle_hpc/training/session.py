@@ -21,6 +21,8 @@ from .metrics import Metrics, plain
 from .passes import over
 from .saving import ASKED, Saving
 
+OWN_KEYS = {"event", "seconds", "round", "step", "passes"}  # of every line of metrics.jsonl
+
 
 class Session:
     """A run of a loop of your own; that of parle_hpc.train stands on the same.
@@ -104,7 +106,7 @@ class Session:
         self._changed: list[str] = []
         self.lower_is_better, self._score = lower_is_better, None
         self._last, self._agreement = self.first_round - 1, Agreement(t.world, 4)
-        self.advice, self.optimizer = "lower the learning rate", None
+        self.advice, self.optimizer = "lower the learning rate; nothing more is saved", None
         if model is not None:
             self.take_up(model, optimizer, keep)
 
@@ -252,6 +254,8 @@ class Session:
 
         The first one says which checkpoint is the best, of those that are made at the end of a validation's round.
         """
+        for name in OWN_KEYS & values.keys():
+            raise BadInput(f"Session.validated: {name!r} is in each line of metrics.jsonl already; give another name")
         self.event("validate", step, **values)
         self._score = plain(next(iter(values.values()), None))
 

@@ -104,7 +104,7 @@ def set_up(settings, session):
         by_first(t, write_config, settings, out)
         facts = facts_of(settings, samples)
         session.take_up(model, optimizer, {"schedule": scheduler, "tally": tally}, batches_per_pass=batches.B, **facts)
-    session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}"
+    session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}; no reference was written"
     session.news = [
         headline(settings, t, task, samples, params, rounds, optimizer.round_length, device),
         f"writes into {out}, with seed {settings.run.seed}",

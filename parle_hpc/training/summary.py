@@ -36,11 +36,14 @@ def measured(value, unit):
     return f"{value:.2f} {unit}" if unit else f"{value:.4f}"
 
 
-def summarise(metrics, outcome, units, tally, rounds, B, folder):
+def summarise(metrics, outcome, task, tally, rounds, B, folder):
     """The end: the Outcome of the last validation, speed, and what the coupling took.
 
-    units: of scores, by name. B: mini-batches in a pass.
+    B: mini-batches in a pass.
     """
+    units = task.units
+    # the paper's is a network for images
+    papers = f" (Parle with WRN-28-10 in the paper: {PAPERS_COUPLING} %)" if isinstance(task, Images) else ""
     name, value = outcome.test.first
     train, unit = outcome.train.scores[name], units.get(name)
     replicas = ", ".join(measured(each, None).rstrip() if not unit else f"{each:.2f}" for each in outcome.replicas)
@@ -52,8 +55,8 @@ def summarise(metrics, outcome, units, tally, rounds, B, folder):
         f"{f'validation {name} of the reference':33}  {measured(value, unit)}  (training {measured(train, unit)}, "
         f"replicas {replicas}{f' {unit}' if unit else ''})",
         f"samples per second                 {tally.samples / tally.training_seconds:,.0f}  (all ranks)",
-        f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches "
-        f"(Parle with WRN-28-10 in the paper: {PAPERS_COUPLING} %); {coupling:.2f} s, {waited:.2f} s of them "
+        f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches"
+        f"{papers}; {coupling:.2f} s, {waited:.2f} s of them "
         f"waiting; {sent / 1e6:.1f} MB sent by this rank",
         f"trained                            {tally.step:,} mini-batches a replica "
         f"({tally.step / B:.1f} passes) in {metrics.seconds:.0f} s",
