@@ -45,8 +45,6 @@ with Session(out=sys.argv[1], topology=topology, model=model, optimizer=optimize
     with optimizer.at_reference(), batchnorm_of_reference(model, loader, topology), torch.no_grad():
         inputs, targets = fabric.to_device(data[:])
         error = mse_loss(model(inputs), targets).item()
-        state = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+        session.keep_reference()
     session.validated(epochs * len(loader) - 1, {"val_mse": error})
     session.say(f"mean squared error of the reference {error:.4f}")
-    if topology.world.Get_rank() == 0:
-        torch.save(state, session.folder / "reference.pt")

@@ -20,6 +20,7 @@ from .drift import compare_weights
 from .metrics import Metrics, plain
 from .passes import over
 from .saving import ASKED, Saving
+from .validator import save
 
 OWN_KEYS = {"event", "seconds", "round", "step", "passes"}  # of every line of metrics.jsonl
 
@@ -38,15 +39,15 @@ class Session:
     Checkpoints are written at the ends of rounds, of L steps, by a thread, complete or not there at all. SIGUSR1,
     SIGUSR2, SIGTERM and Ctrl-C, to any rank, save and end the job with status 85; the same command goes on. What ends a
     run otherwise: a loss that is not finite (status 3), replicas whose ranks drift apart, a rank without progress (1),
-    an exception on any rank, with its traceback. The random generators of Python, NumPy and torch go on where they
-    were, too.
+    an exception on any rank, with its traceback. Random generators go on where they were, too.
 
     Args:
         out: output folder, on a file system that all ranks share.
         topology: Topology.
         model, optimizer: the network, and Parle, EntropySGD or ElasticSGD over its parameters.
         keep: {name: object with state_dict and load_state_dict} to be saved beside them, such as a scheduler. Of what
-            state_dict gives, torch.load(weights_only=True) must be able to read all.
+            state_dict gives, torch.load(weights_only=True) must be able to read all. A torch scheduler brings back the
+            length that it was made for.
         resume: "auto" goes on from the newest intact checkpoint in `out`, "never" wants a folder without a run, and the
             folder of another run is gone on from where `out` has no checkpoint.
         every, minutes: rounds between two checkpoints, and minutes after which there is one in any case.
@@ -262,6 +263,11 @@ class Session:
     def event(self, event: str, step: int, **values: Any) -> None:
         """Write a line of metrics.jsonl after step `step`, counted from 0: numbers, texts, tensors, or lists."""
         self.metrics.event(event, step // self._length, step + 1, **values)
+
+    def keep_reference(self) -> None:
+        """Write the model's state dict, which inside at_reference is the reference's, as reference.pt, by rank 0."""
+        if self._rank == 0:
+            save({name: value.detach().cpu() for name, value in self.model.state_dict().items()}, self.folder)
 
     def say(self, line: str) -> None:
         """One line for people, by rank 0: on the screen and in train.log."""

@@ -58,7 +58,7 @@ class Validator:
             test, train, state = self._validation.validate(None if last else self._batches)
         replicas = self._replica_scores() if last else None
         if last and self._topology.world.Get_rank() == 0:
-            save(state, self._folder / "reference.pt")
+            save(state, self._folder)
         return Outcome(test, train, spread, replicas)
 
     def _replica_scores(self):
@@ -67,15 +67,15 @@ class Validator:
         t = self._topology
         if self._save_replicas and t.place == 0:
             (self._folder / "replicas").mkdir(exist_ok=True)
-            save(state, self._folder / "replicas" / f"{t.replica_index}.pt")
+            save(state, self._folder / "replicas", f"{t.replica_index}.pt")
         scores = np.zeros(t.n)
         scores[t.replica_index] = test.first[1]
         return Group(t.cross).sum(scores).tolist()
 
 
-def save(state, path):
+def save(state, folder, name="reference.pt"):
     """A state dict on disk, complete or not there at all. Raises OSError with a line for people."""
-    memory = io.BytesIO()
+    memory, path = io.BytesIO(), folder / name
     torch.save(state, memory)
     try:
         write_whole(path, memory.getbuffer())
