@@ -128,7 +128,8 @@ class Record:
         events = read_events(self.folder / "metrics.jsonl")
         self.validations = [event for event in events if event["event"] == "validate"]
         self.finished = any(event["event"] == "end" for event in events)
-        self.ranks = events[0].get("ranks") if events else None
+        # those that it has had last
+        self.ranks = next((event["ranks"] for event in reversed(events) if "ranks" in event), None)
         self.lower_is_better = events[0].get("lower_is_better", True) if events else True
         if not self.validations:
             raise BadInput(f"{folder} has not been validated yet; let it go on")

@@ -145,7 +145,11 @@ class Run(Section):
         description="mini-batches of training data, over all ranks, that give a validation its BatchNorm statistics "
         "and training error; the last validation takes all",
     )
-    checkpoint_every: int = Field(100, ge=1, description="rounds between two checkpoints, from which a run goes on")
+    checkpoint_every: int = Field(
+        100,
+        ge=1,
+        description="rounds between two checkpoints, from which a run goes on; before that after 5, 10, 20, 40 and 80",
+    )
     checkpoint_minutes: float = Field(10.0, gt=0, description="minutes after which there is one in any case")
     keep: int = Field(2, ge=1, description="complete checkpoints that stay, beside the one that validated best")
     check_every: int = Field(

@@ -1,8 +1,8 @@
 """The ranks of a replica hold the same bits after every step; a faulty device, or another library, shows in them."""
 
-from ..cluster.agreement import Group, from_all
+from ..cluster.agreement import Agreement, Group, from_all
 from ..cluster.fingerprint import bits
-from ..errors import Drifted
+from ..errors import Disagreement, Drifted
 
 
 def compare_weights(tensors, topology, hosts):
@@ -26,6 +26,15 @@ def compare_weights(tensors, topology, hosts):
         f"the ranks of replica {topology.replica_index} do not hold the same weights any more, {others} having "
         "other ones than the rest: a faulty device, or libraries that differ"
     )
+
+
+def compare_steps(least, most, round):
+    """Raise Disagreement where the least and the most steps that a rank's optimiser had done after a round differ."""
+    if least not in (most, Agreement.NOTHING):
+        raise Disagreement(
+            f"Session: the ranks do not agree: after round {round + 1} the number of steps of the optimiser is {least} "
+            f"on one rank and {most} on another; every rank must call step() equally often"
+        )
 
 
 def checksum(tensors):

@@ -3,6 +3,7 @@
 from ..checkpoints.saver import overdue
 from ..cluster.agreement import Agreement
 
+FIRST = 5  # rounds after which there is a checkpoint in any case; then after twice as many, until `every` is reached
 ASKED = -1  # in an Agreement, where the least number counts
 
 
@@ -37,7 +38,7 @@ class Saving:
 
     def words(self, round):
         """What this rank tells the others after a round: (ASKED for a checkpoint or 0, the one that is written)."""
-        due = (round + 2) % self._every == 0 or overdue(self._saver.age, self._minutes)
+        due = is_due(round + 2, self._every) or overdue(self._saver.age, self._minutes)
         asked = ASKED if self._decides and due and not self.under_way else 0
         if not self.under_way:
             return asked, Agreement.NOTHING
@@ -65,3 +66,9 @@ class Saving:
         else:
             self._metrics.say(f"no checkpoint after round {round + 1}: {problem}; the run goes on{self.older}")
         return problem
+
+
+def is_due(done, every):
+    """Whether a checkpoint is due after `done` rounds: early ones come soon, so that a short run too goes on."""
+    times, rest = divmod(done, FIRST)
+    return done % every == 0 or (done < every and not rest and times.bit_count() == 1)

@@ -16,10 +16,11 @@ from ..cluster.waiting import Watchdog, leave, leave_saved
 from ..errors import DIVERGED, BadInput, Diverged, Drifted, Saved
 from . import folder
 from .diverging import stop_if_diverged, trouble
-from .drift import compare_weights
+from .drift import compare_steps, compare_weights
 from .metrics import Metrics, plain
 from .passes import over
 from .saving import ASKED, Saving
+from .summary import own_headline
 from .validator import save
 
 OWN_KEYS = {"event", "seconds", "round", "step", "passes"}  # of every line of metrics.jsonl
@@ -50,7 +51,8 @@ class Session:
             length that it was made for.
         resume: "auto" goes on from the newest intact checkpoint in `out`, "never" wants a folder without a run, and the
             folder of another run is gone on from where `out` has no checkpoint.
-        every, minutes: rounds between two checkpoints, and minutes after which there is one in any case.
+        every, minutes: rounds between two checkpoints (before that after 5, 10, 20, 40 and 80), and minutes after which
+            there is one in any case.
         checkpoints: complete ones that stay, beside the one that validated best.
         check_every: rounds after which the ranks of a replica compare their weights.
         patience, grace: seconds without progress, and after a signal, after which the job is ended.
@@ -106,10 +108,11 @@ class Session:
         self._losses: list[torch.Tensor] = []
         self._changed: list[str] = []
         self.lower_is_better, self._score = lower_is_better, None
-        self._last, self._agreement = self.first_round - 1, Agreement(t.world, 4)
+        self._last, self._agreement = self.first_round - 1, Agreement(t.world, 6)
         self.advice, self.optimizer = "lower the learning rate; nothing more is saved", None
         if model is not None:
             self.take_up(model, optimizer, keep)
+            self.news.insert(0, own_headline(t, optimizer, self._params, self.folder))
 
     def _take_folder(self, resume):
         self._hold = folder.take(self.folder, resume)
@@ -213,13 +216,14 @@ class Session:
         """What follows a round: all ranks agree on trouble, signals and saving, each known a round later, unwaited."""
         saving, last = self._saving, round + 1 == total
         losses = self.losses()
-        found = Agreement.NOTHING if losses is None else trouble(losses, round, self._rank, len(self._hosts))
+        mine = Agreement.NOTHING if losses is None else trouble(losses, round, self._rank, len(self._hosts))
         asked = ASKED if self.preemption.asked else 0
-        worst, stop, save, written = self._agreement.exchange(found, asked, *saving.words(round))
-        ends = (self._hosts, self.topology.m, self._length, self.advice, saving.older)
-        stop_if_diverged(worst, *ends)
+        steps = getattr(self.optimizer, "steps", 0)
+        told = self._agreement.exchange(mine, asked, *saving.words(round), steps, -steps)
+        self._judge(told, round - 1)
         if last:
-            stop_if_diverged(self._agreement.finish()[0], *ends)
+            self._judge(self._agreement.finish(), round)
+        _, stop, save, written, *_ = told
         if (round + 1) % self._check_every == 0:
             try:
                 compare_weights(self._same, self.topology, self._hosts)
@@ -231,6 +235,12 @@ class Session:
             self._save_and_end(round, total)
         if save == ASKED and not last and not saving.under_way:
             saving.start(round, self._score)
+
+    def _judge(self, told, round):
+        """Raise Diverged or Disagreement where that is what the ranks' least numbers of round `round` say."""
+        worst, *_, least, most = told
+        stop_if_diverged(worst, self._hosts, self.topology.m, self._length, self.advice, self._saving.older)
+        compare_steps(least, -most, round)
 
     def _save_and_end(self, round, total):
         """Save after round `round`, and raise Saved; OSError where that fails."""

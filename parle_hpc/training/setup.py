@@ -22,6 +22,7 @@ from ..cluster.topology import Topology
 from ..data.ahead import Ahead
 from ..data.loader import Loader
 from ..data.split import MiniBatches, seen_by
+from ..errors import BadInput
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
 from ..settings import write as write_settings
 from ..tasks.task import Task
@@ -96,6 +97,11 @@ def set_up(settings, session):
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
     tally, samples = Tally(), [len(train), len(sources.validation)]
     finished = is_finished(session, rounds)
+    if session.first_round > rounds and not finished:
+        raise BadInput(
+            f"--schedule.max_rounds or epochs: {rounds} rounds, and {stored.folder} has {session.first_round} already; "
+            "give more"
+        )
     if stored is not None and not finished:
         check_data(stored, samples, settings)
         check_task(stored, settings)
@@ -104,10 +110,12 @@ def set_up(settings, session):
         by_first(t, write_config, settings, out)
         facts = facts_of(settings, samples)
         session.take_up(model, optimizer, {"schedule": scheduler, "tally": tally}, batches_per_pass=batches.B, **facts)
-    session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}; no reference was written"
+    mean = ", or is loss() no mean over the mini-batch?" if settings.task.file else ""
+    session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}{mean}; no reference was written"
     session.news = [
         headline(settings, t, task, samples, params, rounds, optimizer.round_length, device),
         f"writes into {out}, with seed {settings.run.seed}",
+        *cut_short(settings.schedule, rounds),
         *session.news,
     ]
     d, first = settings.data, session.first_round * optimizer.round_length
@@ -135,6 +143,13 @@ def set_up(settings, session):
 def is_finished(session, rounds):
     """Whether a run of `rounds` has nothing left to do."""
     return session.first_round >= rounds and (session.folder / "reference.pt").exists()
+
+
+def cut_short(schedule, rounds):
+    """A line to say where max_rounds promises more than the epochs have."""
+    if schedule.max_rounds is None or schedule.max_rounds <= rounds:
+        return []
+    return [f"--schedule.epochs {schedule.epochs:g} end after {rounds} rounds, before max_rounds {schedule.max_rounds}"]
 
 
 def write_config(settings, folder):

@@ -26,6 +26,15 @@ def headline(settings, topology, task, samples, params, rounds, round_length, de
     )
 
 
+def own_headline(topology, optimizer, params, folder):
+    """What is about to run in a loop of one's own."""
+    t, size = topology, sum(p.numel() for p in params)
+    return (
+        f"{type(optimizer).__name__}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {size:,} parameters, rounds of "
+        f"{optimizer.round_length} mini-batches; writes into {folder}"
+    )
+
+
 def shown(score, units):
     """A Score in words, its scores and then the loss; units: of scores, by name."""
     values = [f"{name} {measured(value, units.get(name))}" for name, value in score.scores.items()]

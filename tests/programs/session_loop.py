@@ -1,7 +1,7 @@
 """A loop of one's own with a Session: python -m programs.session_loop OUT RESULT WAY [ROUND].
 
 What each rank holds at the end goes into RESULT.RANK.npz. WAY: whole; in ROUND leaves (with break), waits (for a
-signal), dies (of SIGKILL), raises (on the last rank); or nan, torch (an optimiser of torch's), unkept (an object that
+signal), dies (of SIGKILL), raises (on the last rank); or nan, steps (once more on rank 1), torch (an optimiser of torch's), unkept (an object that
 cannot be saved).
 """
 
@@ -52,6 +52,8 @@ with Session(
         loss.backward()
         topology.average_gradients(model.parameters())
         optimizer.step()
+        if way == "steps" and step == 5 and rank == 1:
+            optimizer.step()
         scheduler.step()
         session.loss(loss * (torch.nan if way == "nan" and step == 9 and rank == 0 else 1.0))
         if step % (2 * L) == 2 * L - 1:

@@ -10,6 +10,7 @@ from helpers.trainer import events
 
 from parle_hpc.checkpoints.files import folders, read_manifest
 from parle_hpc.errors import BAD_INPUT, DIVERGED, SAVED
+from parle_hpc.training.saving import is_due
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -83,6 +84,7 @@ def test_replicas_of_more_ranks_go_on_with_it(whole, tmp_path):
     ("way", "status", "line"),
     [
         ("nan", DIVERGED, "the loss became NaN or infinite in round 3, step 9, replica 0, rank 0 on"),
+        ("steps", BAD_INPUT, "after round 2 the number of steps of the optimiser is 8 on one rank and 9 on another"),
         ("torch", BAD_INPUT, "a Session's optimizer must be Parle, EntropySGD or ElasticSGD, not SGD"),
         (
             "unkept",
@@ -115,3 +117,8 @@ def test_a_checkpoint_of_another_network_or_that_kept_other_things_is_refused(wh
     ended = mpirun(2, "-c", program.format(width=2))
     assert ended.returncode == BAD_INPUT, ended.stderr
     assert "was saved from another network" in our_lines(ended)[0]
+
+
+def test_checkpoints_come_early_and_then_seldom():
+    assert [done for done in range(1, 400) if is_due(done, 100)] == [5, 10, 20, 40, 80, 100, 200, 300]
+    assert [done for done in range(1, 13) if is_due(done, 4)] == [4, 8, 12]
