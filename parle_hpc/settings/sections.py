@@ -123,6 +123,7 @@ class Schedule(Section):
     warmup: float = Field(0.0, ge=0, le=LARGEST, description="epochs in which eta rises linearly to lr")
     least: float = Field(0.0, ge=0, le=1, description="eta at the end of a cosine, over lr")
     inner: bool = Field(False, description="with adamw or muon inside: eta', inner_lr, goes the same way")
+    outer: bool = Field(True, description="false, with schedule.inner: eta of (8c) stays, and eta' alone goes that way")
     drops: list[Annotated[float, Field(ge=0, le=LARGEST)]] = Field(
         [], description="epochs after which eta drops, e.g. 2,4,6; fractions are allowed"
     )

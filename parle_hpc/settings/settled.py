@@ -26,6 +26,8 @@ def settle_inner(settings, name):
         raise BadInput(
             "--schedule.inner true: eta' of (8a) is never annealed; give --algorithm.inner adamw or muon, too"
         )
+    if not (settings.schedule.outer or settings.schedule.inner):
+        raise BadInput("--schedule.outer false: eta stays only where eta' is annealed; give --schedule.inner true, too")
     if a.inner == "sgd":
         return
     if name not in ROUNDS:

@@ -7,10 +7,10 @@ from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
 
 class Schedule:
-    """Warm-up, then drops or a half cosine, of eta; where `also` is given, of its groups' rates too.
+    """Warm-up, then drops or a half cosine, of eta, of eta', or of both.
 
     Args:
-        optimizer: whose lr is eta.
+        optimizer: whose lr is eta, which stays where settings.outer is false.
         also: optimizer whose lr is eta', which goes the same way; None where eta' stays.
         settings: section `schedule`.
         steps_per_epoch, steps: mini-batches in an epoch, and in the run.
@@ -23,7 +23,8 @@ class Schedule:
         if settings.kind == "drops" and not self._warmup and also is None:
             self._parts = [MultiStepLR(optimizer, self._drops, gamma=1 / settings.drop_factor)]
         else:
-            self._parts = [LambdaLR(o, self.factor) for o in (optimizer, also) if o is not None]
+            goes = (optimizer if settings.outer else None, also)
+            self._parts = [LambdaLR(o, self.factor) for o in goes if o is not None]
 
     def factor(self, step):
         """eta of a step, counted from 0, over schedule.lr."""

@@ -1,7 +1,8 @@
 """A loop of one's own with a Session: python -m programs.session_loop OUT RESULT WAY [ROUND].
 
 What each rank holds at the end goes into RESULT.RANK.npz. WAY: whole; in ROUND leaves (with break), waits (for a
-signal), dies (of SIGKILL), raises (on the last rank); or nan, steps (once more on rank 1), torch (an optimiser of torch's), unkept (an object that
+signal), dies (of SIGKILL), raises (on the last rank); or nan, steps (once more on rank 1), torch (an optimiser of
+torch's), unkept (an object that
 cannot be saved).
 """
 

@@ -52,6 +52,7 @@ def test_it_goes_on_with_other_ranks(runs, digits):
         ),
         (["--algorithm.inner", "muon", "--algorithm.name", "sgd"], ["--algorithm.inner muon", "not to sgd"]),
         (["--schedule.inner", "true"], ["--schedule.inner true", "--algorithm.inner"]),
+        (["--schedule.outer", "false"], ["--schedule.outer false", "--schedule.inner true"]),
         (["--algorithm.inner", "adam"], ["--algorithm.inner adam", "adamw"]),
     ],
 )

@@ -79,3 +79,26 @@ def test_it_goes_on_where_it_was():
     assert first.state_dict() == {"step": 15}
     schedule.load_state_dict(first.state_dict())
     assert rates(again, schedule, again, STEPS - 15) == whole[15:]
+
+
+def test_eta_may_stay_while_the_inner_rate_goes():
+    mine = optimizer(inner=partial(INNERS["adamw"], lr=0.1, weight_decay=0.0))
+    section = Section(kind="cosine", warmup=0.5, least=0.1, inner=True, outer=False)
+    schedule = Schedule(mine, mine.inner, section, EPOCH, STEPS)
+    inner = []
+    for eta in rates(mine, Recording(schedule, mine.inner, inner), mine):
+        assert eta == 0.5
+    assert inner[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert min(inner) == inner[-1] == pytest.approx(0.01, rel=0.1)
+    assert schedule.state_dict() == {"step": STEPS}
+
+
+class Recording:
+    """A schedule that notes the rates of another optimiser before each step."""
+
+    def __init__(self, schedule, of, found):
+        self._schedule, self._of, self._found = schedule, of, found
+
+    def step(self):
+        self._found.append(self._of.param_groups[0]["lr"])
+        self._schedule.step()
