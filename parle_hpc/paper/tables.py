@@ -87,7 +87,8 @@ def all_runs(groups):
         ranks = ", ".join(sorted({str(record.ranks or "?") for record in done}))
         couples = group.algorithm in ("parle", "elastic_sgd")
         ratios = [f"{np.mean([getattr(r, k) for r in done]):.2f}" if couples else "" for k in ("coupling", "waited")]
-        expected = numbers.COUPLING.get(group.settings.model.name, numbers.COUPLING["wrn"]) if couples else ""
+        known = couples and not group.settings.task.file and group.settings.task.name != "language"
+        expected = numbers.COUPLING.get(group.settings.model.name, numbers.COUPLING["wrn"]) if known else ""
         errors = [measured(group.values(part), 2 if group.percent else 4) for part in ("val", "train", "replica")]
         minutes = f"{np.mean([record.minutes for record in done]):.1f}"
         unfinished = len(group.records) - len(group.finished)

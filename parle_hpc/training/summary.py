@@ -38,11 +38,11 @@ def own_headline(topology, optimizer, params, folder):
 def shown(score, units):
     """A Score in words, its scores and then the loss; units: of scores, by name."""
     values = [f"{name} {measured(value, units.get(name))}" for name, value in score.scores.items()]
-    return ", ".join([*values, f"loss {score.loss:.4f}"])
+    return ", ".join([*values, f"loss {score.loss:.4g}"])
 
 
 def measured(value, unit):
-    return f"{value:.2f} {unit}" if unit else f"{value:.4f}"
+    return f"{value:.2f} {unit}" if unit else f"{value:.4g}"
 
 
 def summarise(metrics, outcome, task, tally, rounds, B, folder):

@@ -38,7 +38,7 @@ def test_it_is_validated_and_shown(runs, tmp_path):
     last = events(runs / "whole", "validate")[-1]
     told = module("parle_hpc.evaluate", runs / "whole")
     assert told.returncode == 0, told.stderr
-    assert re.fullmatch(r"validation close [\d.]+, loss [\d.]+, on 90 samples\n", told.stdout)
+    assert re.fullmatch(r"validation close [\d.e-]+, loss [\d.e-]+, on 90 samples\n", told.stdout)
     assert float(told.stdout.split()[2].rstrip(",")) == pytest.approx(last["val_close"], abs=1e-4)
     shown = module("parle_hpc.report", runs / "whole", runs / "parts", "--out", tmp_path / "report")
     assert shown.returncode == 0, shown.stderr
