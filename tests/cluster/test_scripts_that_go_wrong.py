@@ -86,7 +86,7 @@ def test_what_differs_is_said_in_one_line(case, shape, status, line):
     # where each replica has the fault by itself, both may be quick enough to say so
     assert len(lines) == 1 or (shape == "2x2" and len(lines) == 2), lines
     assert "validated" not in result.stdout
-    assert all(line in told for told in lines)
+    assert all(line in told for told in lines), lines
     assert "dead" not in lines[0]
 
 
