@@ -8,6 +8,7 @@ for the run: 50,000 random images of CIFAR-10's shape, and a random matrix in ZC
 """
 
 import tempfile
+from itertools import count
 from pathlib import Path
 
 import h5py
@@ -17,9 +18,10 @@ from bench import command_line, device_name, quartiles, shown, side_by_side, wri
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import models
-from parle_hpc.data.augment import augment, moves
+from parle_hpc.data.loader import Loader
 from parle_hpc.data.split import MiniBatches
-from parle_hpc.data.store import open_dataset
+from parle_hpc.settings import load
+from parle_hpc.tasks.chosen import Sources
 from parle_hpc.training.memory import keep_freed
 
 PIXELS = 3 * 32 * 32
@@ -29,22 +31,18 @@ def random_data(path):
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         file.attrs.update(name="random", classes=10, mean=[0.5] * 3, std=[0.25] * 3)
-        for part, count in (("train", 50_000), ("test", 100)):
-            file[f"{part}/images"] = rng.integers(0, 256, (count, 3, 32, 32), np.uint8)
-            file[f"{part}/labels"] = rng.integers(0, 10, count)
+        for part, size in (("train", 50_000), ("test", 100)):
+            file[f"{part}/images"] = rng.integers(0, 256, (size, 3, 32, 32), np.uint8)
+            file[f"{part}/labels"] = rng.integers(0, 10, size)
         file["zca/mean"], file["zca/matrix"] = np.zeros(PIXELS), rng.normal(size=(PIXELS, PIXELS)) / 55
 
 
 def pipeline(path, preprocessing, batch, device):
-    data = open_dataset(path, "random", preprocessing)
-    batches, step = MiniBatches(np.arange(50_000), batch, seed=0, replica=0), iter(range(10**9))
-
-    def body():
-        k = next(step)
-        images, _ = data.train.batch(batches.indices(k), device)
-        augment(images, batches.draw_at(k)(moves))
-
-    return body
+    given = {"path": path, "name": "random", "preprocessing": preprocessing, "augment": "true"}
+    settings = load([f"--data.{key}={value}" for key, value in given.items()])
+    batches, step = MiniBatches(np.arange(50_000), batch, seed=0, replica=0), count()
+    loader = Loader(Sources(settings).train, batches, device)
+    return lambda: loader(next(step))
 
 
 def network(batch, device):

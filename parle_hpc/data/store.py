@@ -26,13 +26,9 @@ class Part(NamedTuple):
     def __len__(self):
         return len(self.labels)
 
-    def batch(self, indices, device):
-        """Images as the network sees them, float32 (len(indices), C, H, W), and labels, on the device."""
-        images, labels = torch.from_numpy(self.images[indices]), torch.from_numpy(self.labels[indices])
-        if device.type == "cuda":
-            images, labels = images.pin_memory(), labels.pin_memory()
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        return self.preprocess(images), labels
+    def gather(self, indices):
+        """Images as they are stored, uint8 (len(indices), C, H, W), and labels, as tensors."""
+        return torch.from_numpy(self.images[indices]), torch.from_numpy(self.labels[indices])
 
 
 class DataSet(NamedTuple):

@@ -1,9 +1,8 @@
 """Image classification, the paper's task: its networks and data sets, or images of your own that `prepare` took."""
 
-import torch
 from torch.nn.functional import cross_entropy
 
-from ..data.augment import PAD, augment
+from ..data.augment import PAD, augment, moves
 from ..data.store import open_dataset
 from ..errors import BadInput
 from .network import network
@@ -71,9 +70,4 @@ class Gathered:
         return self._part.images[index], self._part.labels[index]
 
     def __getitems__(self, indices):
-        return torch.from_numpy(self._part.images[indices]), torch.from_numpy(self._part.labels[indices])
-
-
-def moves(generator, count):
-    """How augmentation moves each of `count` images, for augment: int64 (count, 3)."""
-    return generator.integers(0, [2, 2 * PAD + 1, 2 * PAD + 1], (count, 3))
+        return self._part.gather(indices)

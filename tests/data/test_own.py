@@ -165,7 +165,7 @@ def test_a_channel_that_is_constant_and_images_that_are_tiny(tmp_path):
     with pytest.raises(BadInput, match=r"standard deviation is 0; take --data.preprocessing none or gcn, or leave the"):
         open_dataset(path, "mine", "standardize")
     part, batches = open_dataset(path, "mine").train, MiniBatches(np.arange(20), 5, seed=0, replica=0)
-    assert part.batch(batches.indices(0), torch.device("cpu"))[0].shape == (5, 4, 4, 5)
+    assert raw.seen(part, batches.indices(0))[0].shape == (5, 4, 4, 5)
 
 
 def test_files_of_a_folder_are_taken_together(tmp_path):

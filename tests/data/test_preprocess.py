@@ -22,7 +22,7 @@ def normalised(pixels):
 
 def whitened(data, start, stop):
     """Images of the training set after ZCA, flat; NumPy float64."""
-    return data.train.batch(np.arange(start, stop), torch.device("cpu"))[0].flatten(1).double().numpy()
+    return raw.seen(data.train, np.arange(start, stop))[0].flatten(1).double().numpy()
 
 
 def is_white(eigenvalues, covariance, mean):

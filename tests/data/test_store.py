@@ -9,7 +9,6 @@ import sys
 import h5py
 import numpy as np
 import pytest
-import torch
 from helpers import raw
 from helpers.damage import attribute, claim, external, forget, link, put
 from helpers.idx import idx
@@ -108,7 +107,7 @@ def test_digits_are_fixed_stratified_and_complete(digits):
     assert all(34 <= count <= 38 for count in np.bincount(data.test.labels))
     seen = {image.tobytes() for part in (data.train, data.test) for image in part.images}
     assert len(seen) == 1797
-    images, labels = data.train.batch(np.array([3, 0]), torch.device("cpu"))
+    images, labels = raw.seen(data.train, np.array([3, 0]))
     assert images.shape == (2, 1, 28, 28)
     assert 0 <= images.min() <= images.max() <= 1
     assert labels.tolist() == data.train.labels[[3, 0]].tolist()
@@ -361,7 +360,7 @@ def test_what_a_set_of_ones_own_has_of_preprocessing(tmp_path, kind):
     by_hand(tmp_path / "a.h5")
     path = prepare("cells", tmp_path / "a.h5", tmp_path / "cells.h5")
     if kind == "standardize":
-        assert abs(open_dataset(path, "cells", kind).train.batch(np.arange(20), torch.device("cpu"))[0].mean()) < 1e-5
+        assert abs(raw.seen(open_dataset(path, "cells", kind).train, np.arange(20))[0].mean()) < 1e-5
         with pytest.raises(BadInput, match=r"nothing for --data.preprocessing standardize; .*convert it"):
             open_dataset(tmp_path / "a.h5", "cells", kind)
     else:

@@ -81,3 +81,9 @@ def serving(folder):
             yield f"http://127.0.0.1:{server.server_port}/"
         finally:
             server.shutdown()
+
+
+def seen(part, indices):
+    """Images of a Part as the network sees them, and their labels."""
+    images, labels = part.gather(indices)
+    return part.preprocess(images), labels

@@ -10,6 +10,7 @@ import sys
 import time
 
 import torch
+from helpers.moments import until, until_written
 
 from parle_hpc import train
 from parle_hpc.training import loop
@@ -18,14 +19,9 @@ rank, at, kind = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 original = loop.one_round
 
 
-def until(true):
-    while not true():
-        time.sleep(0.002)
-
-
 def faulty(parts):
     session, round = parts.session, parts.tally.step // parts.optimizer.round_length
-    until(lambda: not session._saving.under_way or session._saver.written)
+    until_written(session)
     if round != at or parts.topology.world.Get_rank() != rank:
         return original(parts)
     if kind == "sleeps":

@@ -8,16 +8,11 @@ A checkpoint under way is written before the next round, so that it is certain w
 import os
 import signal
 import sys
-import time
 
+from helpers.moments import until, until_written
 from helpers.rank import run
 
 from parle_hpc import Session
-
-
-def until(true):
-    while not true():
-        time.sleep(0.002)
 
 
 def main():
@@ -25,7 +20,7 @@ def main():
 
     def rounds(session, total):
         for round in original(session, total):
-            until(lambda: not session._saving.under_way or session._saver.written)
+            until_written(session)
             if round == at and session.topology.world.Get_rank() == 0:
                 os.kill(os.getpid(), number)
                 until(lambda: session.preemption.asked)

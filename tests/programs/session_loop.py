@@ -10,10 +10,10 @@ import os
 import random
 import signal
 import sys
-import time
 
 import numpy as np
 import torch
+from helpers.moments import until, until_written
 
 from parle_hpc import Parle, Session, Topology
 
@@ -60,15 +60,13 @@ with Session(
         if step % (2 * L) == 2 * L - 1:
             session.validated(step, {"val_loss": torch.tensor(float(step)), "val_other": np.float32(1)})
         # steps take no time: without this all is over before the first checkpoint is written
-        while session._saving.under_way and not session._saver.written:
-            time.sleep(0.01)
+        until_written(session)
         if at is not None and step == L * at + 1:
             if way == "leaves":
                 break
             if way == "waits" and rank == topology.n * topology.m - 1:
                 os.kill(os.getpid(), signal.SIGUSR1)
-                while session.preemption.asked is None:
-                    time.sleep(0.01)
+                until(lambda: session.preemption.asked)
             if way == "dies" and rank == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             if way == "raises" and rank == topology.n * topology.m - 1:

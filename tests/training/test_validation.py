@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import raw
 from torch.optim.swa_utils import update_bn
 
 from parle_hpc import Parle, batchnorm_of_reference, models
@@ -72,17 +73,17 @@ def test_untouched_restores_after_an_error():
 
 def test_the_reference_is_right_only_with_statistics_of_its_own(digits):
     """As a user validates: LeNet, 50 steps; with the statistics of the live weights it guesses."""
-    data, cpu = open_dataset(digits), torch.device("cpu")
+    data = open_dataset(digits)
     torch.manual_seed(0)
     model = models.build("lenet")
     optimizer = Parle(model.parameters(), lr=0.1, batches_per_epoch=22)
-    batches = [data.train.batch(range(64 * k, 64 * (k + 1)), cpu) for k in range(22)]
+    batches = [raw.seen(data.train, range(64 * k, 64 * (k + 1))) for k in range(22)]
     for k in range(50):
         images, labels = batches[k % 22]
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
-    images, labels = data.test.batch(range(len(data.test)), cpu)
+    images, labels = raw.seen(data.test, range(len(data.test)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     def error():
