@@ -1,5 +1,6 @@
 """SGD, the baseline."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +20,7 @@ class SGD(torch.optim.SGD):
 
     round_length = SGD_ROUND
     gamma = rho = None
+    steps = 0
     coupling_seconds = coupling_wait_seconds = 0.0
     coupling_bytes_sent = 0
 
@@ -26,6 +28,12 @@ class SGD(torch.optim.SGD):
         super().__init__(
             params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, foreach=True
         )
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """As torch's, and counted."""
+        loss = super().step(closure)
+        self.steps += 1
+        return loss
 
     def at_reference(self) -> AbstractContextManager[None]:
         """The live weights are the reference."""
@@ -46,6 +54,7 @@ class SGD(torch.optim.SGD):
     @torch.no_grad()
     def restore(self, saved: dict[str, np.ndarray], steps: int, groups: list[dict[str, Any]]) -> None:
         """As FlatOptimizer's."""
+        self.steps = steps
         params = [p for group in self.param_groups for p in group["params"]]
         sizes = [p.numel() for p in params]
         for p, values in zip(params, torch.split(torch.from_numpy(saved["x"]), sizes), strict=True):

@@ -109,7 +109,7 @@ def as_bytes(state):
     """A state dict as torch saves it, uint8."""
     memory = io.BytesIO()
     torch.save(state, memory)
-    return np.frombuffer(memory.getvalue(), np.uint8)
+    return np.frombuffer(memory.getbuffer(), np.uint8)
 
 
 def from_bytes(values):

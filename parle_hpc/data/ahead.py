@@ -5,6 +5,11 @@ from collections import deque
 from .workers import Workers
 
 
+def ahead_of(source, workers, device):
+    """The Ahead of so many processes, for a torch device; None where there are none."""
+    return Ahead(source, workers, device.type == "cuda") if workers else None
+
+
 class Ahead:
     """Fetches mini-batches ahead, by `count` processes, which start with the first that is asked for.
 

@@ -88,9 +88,12 @@ class MiniBatches:
         mini-batch, and gives those of this rank. The generator is a function of seed, replica and step, so that what
         is drawn does not depend on m; a second draw goes on with it.
         """
-        random = np.random.default_rng([self._seed, self._replica, step, DRAWS])
+        random = None
 
         def draw(function):
+            nonlocal random
+            # made where something is drawn: most mini-batches need none
+            random = random or np.random.default_rng([self._seed, self._replica, step, DRAWS])
             rows = np.asarray(function(random, self.batch_size))
             if rows.shape[:1] != (self.batch_size,):
                 raise ValueError(

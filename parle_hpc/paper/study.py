@@ -23,11 +23,6 @@ class Study:
     def __init__(self, model, validation, states):
         self.model, self.validation, self.states = model, validation, states
 
-    def score(self, state):
-        """First score of a network, with the statistics that it has."""
-        self.model.load_state_dict(state)
-        return self.validation.test().first[1]
-
     def averaged_score(self, states):
         """First score of the mean of the weights, with statistics over the whole training set."""
         self.model.load_state_dict(average(states))
@@ -56,19 +51,27 @@ class Study:
         symmetries, first = self.model.symmetries(), self.states[0]
         aligned = [first] + [align(state, first, symmetries) for state in self.states[1:]]
         return {
-            "scores": [self.score(state) for state in self.states],
-            **(self.ensemble() if isinstance(self.validation.task, Images) else {}),
+            **(self.of_images() if isinstance(self.validation.task, Images) else self.of_any()),
             "average": self.averaged_score(self.states),
             "aligned_average": self.averaged_score(aligned),
             "overlap": by_layer(first, self.states[1:]),
             "aligned_overlap": by_layer(first, aligned[1:]),
         }
 
-    def ensemble(self):
-        """Error of the networks' mean softmax in percent, and the mean correlation of two of them."""
+    def of_any(self):
+        """First score of each network, with the statistics that it has."""
+        found = []
+        for state in self.states:
+            self.model.load_state_dict(state)
+            found.append(self.validation.test().first[1])
+        return {"scores": found}
+
+    def of_images(self):
+        """Error of each network and of their mean softmax in percent, and the mean correlation of two of them."""
         softmax, labels = self.predictions()
         flat = np.corrcoef(softmax.flatten(1).numpy())
         return {
+            "scores": (100 * (softmax.argmax(2) != labels).double().mean(1)).tolist(),
             "ensemble": 100 * (softmax.mean(0).argmax(1) != labels).double().mean().item(),
             "correlation": flat[np.triu_indices(len(flat), 1)].mean().item(),
         }

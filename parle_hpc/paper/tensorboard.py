@@ -15,12 +15,12 @@ import numpy as np
 
 from ..checkpoints.files import write_whole
 from ..errors import BadInput
+from ..training.metrics import PLACE
 from .pages import open_folder
 from .records import read_events
 
 OPTION = "--tensorboard"
 SHOWN = ("validate", "round")
-PLACE = ("event", "seconds", "round", "step", "passes")  # of an event in its run
 LARGEST = float(np.finfo(np.float32).max)  # that an event file can hold
 NAME, OURS = "events.out.tfevents", "parle_hpc"
 

@@ -40,10 +40,15 @@ def read_recipe(name):
             return tables
         if not isinstance(name, str):
             raise BadInput(f"--recipe {path}: extends must be the name of a recipe, or a file, not {brief(repr(name))}")
-        try:
-            name = expand(name)
-        except ValueError as error:
-            raise BadInput(f"--recipe {path}: extends {brief(name)}: {error}") from None
+        name = expanded(name, f"--recipe {path}: extends")
+
+
+def expanded(text, told):
+    """A path with ~ and $VARIABLES taken for what they stand for. Raises BadInput, which `told` begins."""
+    try:
+        return expand(text)
+    except ValueError as error:
+        raise BadInput(f"{told} {brief(text)}: {error}") from None
 
 
 def stay_beside(tables, path):

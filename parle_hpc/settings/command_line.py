@@ -6,8 +6,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from ..errors import BadInput, brief, nearest
-from ..paths import expand
-from ..recipes import merge, read_recipe
+from ..recipes import expanded, merge, read_recipe
 from .sections import ALGORITHMS, IMAGES, OF_TASKS, TAKEN, Settings
 from .task_file import is_file, settings_as_they_stand, settings_for
 
@@ -86,7 +85,7 @@ def load(arguments, open_task=True):
     if source is None:
         # the built-in recipe says nothing of a task that is given without one
         source = "" if file else Settings.model_fields["recipe"].default
-    recipe = recipe_of(source) if source or not file else {}
+    recipe = read_recipe(expanded(source, "--recipe")) if source or not file else {}
     variants = {name: recipe.pop(name, {}) for name in ALGORITHMS}
     for name, table in variants.items():
         if not isinstance(table, dict):
@@ -107,14 +106,6 @@ def load(arguments, open_task=True):
     return settings
 
 
-def recipe_of(source):
-    """The tables of the recipe that is named so. Raises BadInput."""
-    try:
-        return read_recipe(expand(source))
-    except ValueError as error:
-        raise error if isinstance(error, BadInput) else BadInput(f"--recipe {brief(source)}: {error}") from None
-
-
 def kind_of(table, file, name, open_task):
     """The Settings that know the options of the task; table: the recipe's [task]; file, name: the command line's."""
     table = table if isinstance(table, dict) else {}
@@ -123,10 +114,7 @@ def kind_of(table, file, name, open_task):
         return Settings
     if file and not open_task:
         return settings_as_they_stand()
-    try:
-        return settings_for(expand(file), name)
-    except ValueError as error:
-        raise error if isinstance(error, BadInput) else BadInput(f"--task.file {brief(file)}: {error}") from None
+    return settings_for(expanded(file, "--task.file"), name)
 
 
 def not_taken(task):

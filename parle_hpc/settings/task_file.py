@@ -17,7 +17,7 @@ from .language import Language
 from .sections import IMAGES, NoOptions, Settings, TaskSection
 
 # the options of the tasks that come with parle_hpc
-BUILT_IN: dict[str, type[BaseModel]] = {"images": NoOptions, "language": Language}
+BUILT_IN: dict[str, type[BaseModel]] = {IMAGES: NoOptions, "language": Language}
 BASE = ("parle_hpc.tasks.task", "Task")
 FUNCTIONS = ("model", "dataset", "loss", "scores")
 

@@ -3,14 +3,10 @@
 from pathlib import Path
 
 from ..data.tokens import open_tokens
+from ..settings.sections import IMAGES
 from ..settings.task_file import find_class, is_file, settings_for, with_line
 from .images import Images
 from .language import LanguageModel
-
-
-def name_of(task):
-    """What messages call the task of section `task`."""
-    return Path(task.file).stem if task.file else task.name or "images"
 
 
 def options_of(settings, kind):
@@ -24,14 +20,14 @@ def language(settings):
     return LanguageModel(options_of(settings, LanguageModel), open_tokens(d.path, d.name, d.checksum, d.node_copy))
 
 
-BUILT_IN = {"images": Images, "language": language}
+BUILT_IN = {IMAGES: Images, "language": language}
 
 
 def make_task(settings):
     """The Task that the settings name. Raises BadInput, with the line in the file of a task of one's own."""
     t = settings.task
     if not t.file:
-        return BUILT_IN[t.name or "images"](settings)
+        return BUILT_IN[t.name or IMAGES](settings)
     kind = find_class(t.file, t.name)
     return of_user(settings, "the constructor", lambda: kind(options_of(settings, kind)))
 

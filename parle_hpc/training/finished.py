@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..data.advice import default_path
-from ..data.ahead import Ahead
+from ..data.ahead import ahead_of
 from ..errors import BadInput, first_line, say
 from ..settings import load
 from ..tasks.chosen import Sources, of_user
@@ -57,7 +57,7 @@ def validation_of(settings, sources, model, device):
     """The Validation of a finished run's network, in this process alone."""
     d = settings.data
     at_once = sources.task.evaluation_batch or d.batch_size
-    ahead = Ahead(sources, d.workers, device.type == "cuda") if d.workers else None
+    ahead = ahead_of(sources, d.workers, device)
     return Validation(model, sources, d.batch_size, device, at_once=at_once, ahead=ahead)
 
 

@@ -17,6 +17,8 @@ from tqdm import tqdm
 from ..checkpoints.files import write_whole
 from ..errors import say
 
+PLACE = ("event", "seconds", "round", "step", "passes")  # where an event is in its run: what every line has
+
 
 class Metrics:
     """The writer, on world rank 0; elsewhere `folder` is None and every call is free.
@@ -68,14 +70,8 @@ class Metrics:
 
     def event(self, event, round, step, **values):
         """Write one line of metrics.jsonl."""
-        line = {
-            "event": event,
-            "seconds": self.seconds,
-            "round": round,
-            "step": step,
-            "passes": step / self.batches_per_pass,
-        }
-        line.update(values)
+        place = (event, self.seconds, round, step, step / self.batches_per_pass)
+        line = {**dict(zip(PLACE, place, strict=True)), **values}
         self._append("metrics.jsonl", json.dumps({key: for_json(value) for key, value in line.items()}))
 
     def expect(self, rounds, done):

@@ -17,13 +17,11 @@ from ..errors import DIVERGED, BadInput, Diverged, Drifted, Saved
 from . import folder
 from .diverging import stop_if_diverged, trouble
 from .drift import compare_steps, compare_weights
-from .metrics import Metrics, plain
+from .metrics import PLACE, Metrics, plain
 from .passes import over
 from .saving import ASKED, Saving
 from .summary import own_headline
 from .validator import save
-
-OWN_KEYS = {"event", "seconds", "round", "step", "passes"}  # of every line of metrics.jsonl
 
 
 class Session:
@@ -106,9 +104,10 @@ class Session:
         self.metrics = Metrics(self.folder if self._rank == 0 else None)
         self._saver = Saver(self.folder, t.world, patience, checkpoints)
         self._losses: list[torch.Tensor] = []
+        self._joined: torch.Tensor | None = None
         self._changed: list[str] = []
         self.lower_is_better, self._score = lower_is_better, None
-        self._last, self._agreement = self.first_round - 1, Agreement(t.world, 6)
+        self._agreement = Agreement(t.world, 6)
         self.advice, self.optimizer = "lower the learning rate; nothing more is saved", None
         if model is not None:
             self.take_up(model, optimizer, keep)
@@ -122,11 +121,19 @@ class Session:
             self._hold.release()
         self.watchdog.close()
 
-    def take_up(self, model: torch.nn.Module, optimizer: Any, keep: dict[str, Any] | None = None, **facts: Any) -> None:
+    def take_up(
+        self,
+        model: torch.nn.Module,
+        optimizer: Any,
+        keep: dict[str, Any] | None = None,
+        *,
+        batches_per_pass: int | None = None,
+        **facts: Any,
+    ) -> None:
         """Take over what trains, and bring it to where the checkpoint was taken, if there is one.
 
-        What the constructor does where it is given a model. facts: what manifests say of the run, as JSON can.
-        Collective over all ranks.
+        What the constructor does where it is given a model. batches_per_pass: B, where the optimizer does not know it.
+        facts: what manifests say of the run, as JSON can. Collective over all ranks.
         """
         t, keep = self.topology, keep or {}
         if not hasattr(optimizer, "at_reference"):
@@ -139,7 +146,7 @@ class Session:
         self._same = [optimizer.x] if getattr(optimizer, "inside", None) == "workers" else self._params
         self._hosts = from_all(t.world, os.uname().nodename)
         self._length = optimizer.round_length
-        self.metrics.batches_per_pass = facts.pop("batches_per_pass", None) or optimizer.B
+        self.metrics.batches_per_pass = batches_per_pass or optimizer.B
         if self.stored is not None:
             self._saver.last = self.stored.manifest["round"]
             told, changed = checkpoint.restore(self.stored, optimizer, model, keep, t, self._seed)
@@ -184,8 +191,8 @@ class Session:
         """(Step, mini-batch), the `steps` of so many passes over a DataLoader.
 
         Its sampler must have set_epoch, as torch's DistributedSampler has. What its data set draws in this process goes
-        on as if nothing had been stopped; its worker processes are seeded anew where a run goes on in mid-pass.
-        Raises BadInput where there is no set_epoch.
+        on as if nothing had been stopped; its worker processes are seeded by the pass. Raises BadInput where there is
+        no set_epoch.
         """
         seed = checkpoint.seed_of(self._seed, self._rank)
         yield from over(loader, self.steps(epochs * len(loader)), seed)
@@ -196,10 +203,9 @@ class Session:
         """The rounds that are left of `total`, from 0; after each, all that a run does between two."""
         self._start(total)
         for round in range(self.first_round, total):
-            self._losses, self._score = [], None
+            self._losses, self._joined, self._score = [], None, None
             self.watchdog.beat(f"in round {round + 1}")
             yield round
-            self._last = round
             self._after(round, total)
 
     def _start(self, total):
@@ -218,7 +224,7 @@ class Session:
         losses = self.losses()
         mine = Agreement.NOTHING if losses is None else trouble(losses, round, self._rank, len(self._hosts))
         asked = ASKED if self.preemption.asked else 0
-        steps = getattr(self.optimizer, "steps", 0)
+        steps = self.optimizer.steps
         told = self._agreement.exchange(mine, asked, *saving.words(round), steps, -steps)
         self._judge(told, round - 1)
         if last:
@@ -255,17 +261,20 @@ class Session:
     def loss(self, value: torch.Tensor) -> None:
         """Note this rank's loss of a mini-batch, shape (); where one is not finite the job ends, a round later."""
         self._losses.append(value.detach())
+        self._joined = None
 
     def losses(self) -> torch.Tensor | None:
         """Those of this round, float32 on the CPU, shape (L,), for which it waits; None where none was noted."""
-        return torch.stack(self._losses).float().cpu() if self._losses else None
+        if self._joined is None and self._losses:
+            self._joined = torch.stack(self._losses).float().cpu()
+        return self._joined
 
     def validated(self, step: int, values: dict[str, Any]) -> None:
         """Write `values` of a validation after step `step`, counted from 0, into metrics.jsonl: numbers, or tensors.
 
         The first one says which checkpoint is the best, of those that are made at the end of a validation's round.
         """
-        for name in OWN_KEYS & values.keys():
+        for name in values.keys() & {*PLACE}:
             raise BadInput(f"Session.validated: {name!r} is in each line of metrics.jsonl already; give another name")
         self.event("validate", step, **values)
         self._score = plain(next(iter(values.values()), None))
@@ -302,9 +311,9 @@ class Session:
     def _keep_last(self):
         """A checkpoint of the last round, where there is none and the optimizer is at its end."""
         self._agreement.finish()
-        # Parle counts its steps: a loop that was left in mid-round leaves a state that no round has
-        steps = getattr(self.optimizer, "steps", (self._last + 1) * self._length)
-        round, within = steps // self._length - 1, steps % self._length
+        done, within = divmod(self.optimizer.steps, self._length)
+        round = done - 1
+        # a loop that was left in mid-round leaves a state that no round has
         if not within and round >= 0 and round != self._saver.last:
             self._saving.start(round, self._score)
         if self._saving.under_way:

@@ -19,7 +19,7 @@ from ..algorithms.sgd import SGD
 from ..checkpoints import resume
 from ..cluster.agreement import by_first
 from ..cluster.topology import Topology
-from ..data.ahead import Ahead
+from ..data.ahead import Ahead, ahead_of
 from ..data.loader import Loader
 from ..data.split import MiniBatches, seen_by
 from ..errors import BadInput
@@ -119,7 +119,7 @@ def set_up(settings, session):
         *session.news,
     ]
     d, first = settings.data, session.first_round * optimizer.round_length
-    ahead = Ahead(sources, d.workers, device.type == "cuda") if d.workers else None
+    ahead = ahead_of(sources, d.workers, device)
     return Parts(
         settings=settings,
         topology=t,

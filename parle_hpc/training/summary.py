@@ -37,12 +37,14 @@ def own_headline(topology, optimizer, params, folder):
 
 def shown(score, units):
     """A Score in words, its scores and then the loss; units: of scores, by name."""
-    values = [f"{name} {measured(value, units.get(name))}" for name, value in score.scores.items()]
+    values = [f"{name} {measured([value], units.get(name))}" for name, value in score.scores.items()]
     return ", ".join([*values, f"loss {score.loss:.4g}"])
 
 
-def measured(value, unit):
-    return f"{value:.2f} {unit}" if unit else f"{value:.4g}"
+def measured(values, unit):
+    """Scores of one kind as text, and their unit once."""
+    told = ", ".join(f"{value:.2f}" if unit else f"{value:.4g}" for value in values)
+    return f"{told} {unit}" if unit else told
 
 
 def summarise(metrics, outcome, task, tally, rounds, B, folder):
@@ -55,14 +57,13 @@ def summarise(metrics, outcome, task, tally, rounds, B, folder):
     papers = f" (Parle with WRN-28-10 in the paper: {PAPERS_COUPLING} %)" if isinstance(task, Images) else ""
     name, value = outcome.test.first
     train, unit = outcome.train.scores[name], units.get(name)
-    replicas = ", ".join(measured(each, None).rstrip() if not unit else f"{each:.2f}" for each in outcome.replicas)
     coupling, waited, sent = (tally.coupling[name] for name in COUNTERS)
     compute = tally.training_seconds - coupling
     best = {f"val_{name}": value}
     metrics.event("end", rounds - 1, tally.step, **best, compute_seconds=compute, **tally.coupling)
     for line in (
-        f"{f'validation {name} of the reference':33}  {measured(value, unit)}  (training {measured(train, unit)}, "
-        f"replicas {replicas}{f' {unit}' if unit else ''})",
+        f"{f'validation {name} of the reference':33}  {measured([value], unit)}  (training {measured([train], unit)}, "
+        f"replicas {measured(outcome.replicas, unit)})",
         f"samples per second                 {tally.samples / tally.training_seconds:,.0f}  (all ranks)",
         f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches"
         f"{papers}; {coupling:.2f} s, {waited:.2f} s of them "

@@ -104,17 +104,19 @@ class Validation:
             batches = (batch for count, batch in whole if count > 1)
         recompute_statistics(self.model, lambda batch: self.task.loss(self.model, batch), batches, self.group)
 
-    def validate(self, limit=None):
+    def validate(self, limit=None, train=True):
         """(validation Score, training Score, state dict with the new statistics).
 
-        limit: mini-batches of training data for statistics and training score; None for the whole set.
+        limit: mini-batches of training data for statistics and training score; None for the whole set. train: whether
+        there is a training Score; else it is None.
         """
         with untouched(self.model):
             self.refresh(limit)
             test = self._score(self.test_batches())
-            train = self._score(self.train_batches(limit, min(self._at_once, self.batch_size)))
+            at_once = min(self._at_once, self.batch_size)
+            trained = self._score(self.train_batches(limit, at_once)) if train else None
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
-        return test, train, state
+        return test, trained, state
 
     @torch.no_grad()
     def _score(self, batches):

@@ -1,12 +1,11 @@
 """The reference validated between rounds, and kept at the end."""
 
-import io
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ..checkpoints.files import write_whole
+from ..checkpoints.resume import as_bytes
 from ..checkpoints.saver import reason
 from ..cluster.agreement import Group
 from .validation import Score, relative_spread
@@ -63,7 +62,7 @@ class Validator:
 
     def _replica_scores(self):
         """First score of each replica's own x^a, which the live weights are at the end of a round."""
-        test, _, state = self._alone.validate(self._batches)
+        test, _, state = self._alone.validate(self._batches, train=False)
         t = self._topology
         if self._save_replicas and t.place == 0:
             (self._folder / "replicas").mkdir(exist_ok=True)
@@ -75,9 +74,8 @@ class Validator:
 
 def save(state, folder, name="reference.pt"):
     """A state dict on disk, complete or not there at all. Raises OSError with a line for people."""
-    memory, path = io.BytesIO(), folder / name
-    torch.save(state, memory)
+    path = folder / name
     try:
-        write_whole(path, memory.getbuffer())
+        write_whole(path, as_bytes(state))
     except OSError as error:
         raise OSError(f"{path} cannot be written: {reason(error)}") from None
