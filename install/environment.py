@@ -36,10 +36,12 @@ ROOT = Path(__file__).resolve().parent.parent
 BASE = getattr(sys, "_base_executable", sys.executable)
 ELSEWHERE = "another folder: make VENV=/scratch/me/parle"
 
-# One machine, often with fewer cores than ranks: do not refuse, do not pin two ranks to one core
+# One machine, often with fewer cores than ranks: do not refuse, do not pin two ranks to one core. What serves
+# one-sided messages over libfabric, which nothing here sends, would take a second to end
 MCA_PARAMETERS = """
 rmaps_base_oversubscribe = 1
 hwloc_base_binding_policy = none
+btl = ^ofi
 """
 
 # mpi4py's wheel started without mpirun, and containers, where everybody is root

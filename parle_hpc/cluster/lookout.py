@@ -18,7 +18,8 @@ from ..errors import BAD_INPUT, BadInput, Disagreement, say
 from .fingerprint import compare, numbered
 from .waiting import OTHERS_WAIT, calls_so_far, leave, now_waits, waits
 
-LONG, LOOK, FIRST = 3.0, 0.25, 2.0  # seconds: a wait that is worth telling, between two looks, and for rank 0 to speak
+LONG, FIRST = 3.0, 2.0  # seconds: a wait that is worth telling, and for rank 0 to speak
+LOOK, AT_THE_END = 0.25, 0.02  # seconds between two looks
 REPORT, QUESTION = 1, 2  # tags
 ENDED = "at the end of the script"
 
@@ -94,7 +95,7 @@ class Lookout:
         self._rank, self._size = world.Get_rank(), world.Get_size()
         self._states, self._answers, self._asked, self._told = {}, {}, None, None
         self._questions = count()
-        self._ended = self._over = False
+        self._ended, self._over = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="lookout", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -103,7 +104,7 @@ class Lookout:
         """This rank is at the end of its script; rank 0 stays until all are. MPI may end after it."""
         for settle in settle_first:
             settle()
-        self._ended = True
+        self._ended.set()
         self._thread.join()
         atexit.unregister(self.close)
 
@@ -114,12 +115,15 @@ class Lookout:
             else:
                 self._listen()
                 self._judge()
-            time.sleep(LOOK)
+            if self._ended.is_set():
+                time.sleep(AT_THE_END)
+            else:
+                self._ended.wait(LOOK)
 
     def _mine(self):
         """State of this rank, or None where there is nothing to tell."""
         wait = now_waits()
-        if self._ended:
+        if self._ended.is_set():
             return State(None, calls_so_far())
         if wait is None or time.monotonic() < wait.since + LONG:
             return None
@@ -152,7 +156,7 @@ class Lookout:
         if mine is not None:
             self._states[0] = mine
         ended = sum(state.wait is None for state in self._states.values())
-        self._over = self._ended and ended == self._size
+        self._over = self._ended.is_set() and ended == self._size
         if self._over:
             self._compare()
 
