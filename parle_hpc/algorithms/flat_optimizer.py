@@ -11,6 +11,7 @@ from ..cluster.fingerprint import digest, in_memory_order
 from ..cluster.gradients import START
 from ..cluster.waiting import counted
 from ..coupling.terms import Terms
+from .compiler import load_late
 from .flat_state import FlatState
 from .layout import cut, joined
 
@@ -187,3 +188,6 @@ class FlatOptimizer(FlatState):
             if found is None and self.watches_blocks and self._master is None:
                 found = self._outside.since_the_last_step()
             self._notice(found)
+
+
+load_late(FlatOptimizer)
