@@ -64,7 +64,7 @@ def command_of(name, out, images):
         return [file, out]
     if name == "transformer":
         return [*TRAIN, "--recipe", EXAMPLES / "transformer.toml", *SHORT, "--out", out]
-    own = ["--task.path", images, "--data.workers", 2] if name == "images_h5" else []
+    own = ["--task.path", images, "--data.workers", 1] if name == "images_h5" else []
     return [*TRAIN, "--task.file", file, *own, *SHORT, "--out", out]
 
 

@@ -20,5 +20,6 @@ print("torch._dynamo" in sys.modules)
 
 def test_torchs_compiler_is_not_loaded_by_an_optimiser():
     """It takes half a second; test_in_a_script.py compiles a step."""
-    result = subprocess.run([sys.executable, "-c", SCRIPT], env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    command = [sys.executable, "-c", SCRIPT]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
     assert result.stdout == "False\n", result.stderr

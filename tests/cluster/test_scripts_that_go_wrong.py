@@ -7,7 +7,7 @@ import json
 from functools import cache
 
 import pytest
-from helpers.mpi import mpirun, our_lines
+from helpers.mpi import mpirun, our_lines, pass_in_turn
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -66,16 +66,27 @@ RIGHT = [
     ("slow is not dead", "2x1"),
     ("masked", "2x2"),
     ("averaged by others", "1x2"),
+    ("other branches", "1x2"),
+    ("bfloat16", "1x2"),
     ("loaded", "2x2"),
 ]
 
 
-@cache
 def started(case, shape):
-    """The finished script, the same one for all tests."""
+    """The finished script."""
     ranks, replicas = SHAPES[shape]
     # far less than the patience of 600 s, after which there would be a line about time alone
     return mpirun(ranks, "-m", "programs.misuse", case, replicas, timeout=200)
+
+
+@cache
+def right(shape):
+    """What each rank says at the end, by case, of those of RIGHT in this shape, one after the other in one start."""
+    ranks, replicas = SHAPES[shape]
+    cases = [case for case, its in RIGHT if its == shape]
+    commands = [("-m", "programs.misuse", case, replicas) for case in cases]
+    printed = pass_in_turn(ranks, *commands, timeout=200)
+    return {case: json.loads(told) for case, told in zip(cases, printed, strict=True)}
 
 
 @pytest.mark.parametrize(("case", "shape", "status", "line"), WITH_A_LINE)
@@ -101,11 +112,10 @@ def test_what_fails_on_a_rank_ends_all_with_its_traceback(case, shape, last):
 
 @pytest.mark.parametrize(("case", "shape"), RIGHT)
 def test_what_looks_wrong_and_is_not_ends_alike_on_all_ranks(case, shape):
-    result = started(case, shape)
-    assert result.returncode == 0, result.stdout + result.stderr
-    everyone = json.loads(result.stdout)
+    everyone = right(shape)[case]
     ranks, replicas = SHAPES[shape]
     m = ranks // replicas
+    assert len(everyone) == ranks
     assert all(rank["steps"] == everyone[0]["steps"] for rank in everyone)
     assert all(rank["reference"] == everyone[0]["reference"] for rank in everyone)
     for a in range(replicas):
@@ -115,18 +125,17 @@ def test_what_looks_wrong_and_is_not_ends_alike_on_all_ranks(case, shape):
 
 def test_a_communicator_over_the_world_couples_the_same_replicas():
     """Each replica is in it m times, which changes no mean but its last bits."""
-    cases = ("world for cross without replica", "as it should be")
-    world, plain = (json.loads(started(case, "2x2").stdout) for case in cases)
-    for mine, theirs in zip(world, plain, strict=True):
+    cases = right("2x2")
+    for mine, theirs in zip(cases["world for cross without replica"], cases["as it should be"], strict=True):
         assert mine["x"] == pytest.approx(theirs["x"], abs=1e-6)
         assert mine["reference"] == pytest.approx(theirs["reference"], abs=1e-6)
 
 
 def test_weights_that_others_change_reach_the_reference_where_state_is_divided():
-    for rank in json.loads(started("masked", "2x2").stdout):
+    for rank in right("2x2")["masked"]:
         assert rank["reference"][:6] == [0.0] * 6
         assert all(rank["reference"][6:])
-    for rank in json.loads(started("loaded", "2x2").stdout):
+    for rank in right("2x2")["loaded"]:
         assert rank["validated"] == [5.0] * 19
         # v_y is kept, as torch's own momentum is, and moves them a little
         assert rank["x"] == pytest.approx([5.0] * 19, abs=0.6)
@@ -134,7 +143,7 @@ def test_weights_that_others_change_reach_the_reference_where_state_is_divided()
 
 def test_gradients_of_the_same_parameters_are_averaged():
     """A gradient that a rank does not have counts as zero, and stays None where no rank has it."""
-    for rank in json.loads(started("other branches", "1x2").stdout):
+    for rank in right("1x2")["other branches"]:
         assert rank["gradients"] == [[0.5], [1.0], None]
-    for rank in json.loads(started("bfloat16", "1x2").stdout):
+    for rank in right("1x2")["bfloat16"]:
         assert (rank["gradients"], rank["type"]) == ([1.5] * 3, "torch.bfloat16")
