@@ -77,6 +77,7 @@ def main():
     arguments = parser.parse_args()
 
     from parle_hpc import Topology
+    from parle_hpc.training.computing import Computing
     from parle_hpc.training.opening import open_task
     from parle_hpc.training.validation import Validation
 
@@ -88,7 +89,7 @@ def main():
 
     def loss(comm):
         size = settings.data.batch_size
-        return Validation(model, sources, size, device, at_once=size, comm=comm).test().loss
+        return Validation(Computing(sources.task, model, device), sources, size, at_once=size, comm=comm).test().loss
 
     runs = topology.cross.allgather(loss(topology.replica))
     if topology.n > 1:

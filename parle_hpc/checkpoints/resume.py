@@ -36,6 +36,8 @@ MAY_CHANGE = {
     "run.save_replicas",
     "run.trace",
     "run.device",
+    "run.precision",
+    "run.compile",
 }
 
 

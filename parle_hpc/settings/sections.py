@@ -173,6 +173,14 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to compute; auto takes a GPU if there is one"
     )
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        "auto",
+        description="of forward and backward passes: bf16 by autocast, tf32 in a GPU's matrix products, or fp32; auto "
+        "is bf16 on a GPU that computes in it, else fp32. Weights and states are float32 in any case",
+    )
+    compile: bool = Field(
+        False, description="compile the network by torch.compile, for which each rank takes a minute at its start"
+    )
 
 
 class TaskSection(Section):

@@ -12,6 +12,7 @@ from ..data.ahead import ahead_of
 from ..errors import BadInput, first_line, say
 from ..settings import load
 from ..tasks.chosen import Sources, of_user
+from .computing import Computing
 from .opening import checksum_of_file
 from .validation import Validation
 
@@ -58,7 +59,8 @@ def validation_of(settings, sources, model, device):
     d = settings.data
     at_once = sources.task.evaluation_batch or d.batch_size
     ahead = ahead_of(sources, d.workers, device)
-    return Validation(model, sources, d.batch_size, device, at_once=at_once, ahead=ahead)
+    computing = Computing(sources.task, model, device, settings.run.precision)
+    return Validation(computing, sources, d.batch_size, at_once=at_once, ahead=ahead)
 
 
 def read_weights(path):

@@ -14,7 +14,7 @@ def train(parts):
     Raises Saved where a signal asked for an end, Diverged, and Drifted.
     """
     p, session = parts, parts.session
-    p.model.train()
+    p.computing.model.train()
     with closing(p.ahead) if p.ahead else nullcontext():
         for round in session.rounds(p.rounds):
             with p.trace(round):
@@ -25,7 +25,7 @@ def train(parts):
         # also where all was trained before, in another folder or without a reference
         session.watchdog.beat("in the last validation")
         outcome = validate(p, p.rounds - 1, last=True)
-    summarise(session.metrics, outcome, p.task, p.tally, p.rounds, p.B, session.folder)
+    summarise(session.metrics, outcome, p.computing.task, p.tally, p.rounds, p.B, session.folder)
 
 
 def validate(parts, round, last=False):
@@ -33,7 +33,7 @@ def validate(parts, round, last=False):
     p, session = parts, parts.session
     outcome = p.validator(last)
     session.validated((round + 1) * p.optimizer.round_length - 1, outcome.values())
-    test, train = (shown(score, p.task.units) for score in (outcome.test, outcome.train))
+    test, train = (shown(score, p.computing.task.units) for score in (outcome.test, outcome.train))
     session.say(
         f"round {round + 1}/{p.rounds}, {session.metrics.seconds:.0f} s: validation {test}; training {train}; "
         f"spread {outcome.spread:.3f}"
@@ -49,7 +49,7 @@ def one_round(parts):
     values = {"gamma": optimizer.gamma, "rho": optimizer.rho, "lr": optimizer.param_groups[0]["lr"]}
     for _ in range(optimizer.round_length):
         optimizer.zero_grad()
-        session.loss(backward(p.task, p.model, p.loader(p.tally.step)))
+        session.loss(backward(p.computing, p.loader(p.tally.step)))
         if a.inside == "gradients":
             p.topology.average_gradients(p.params)
         if a.clip is not None:
@@ -66,11 +66,11 @@ def one_round(parts):
     session.event("round", p.tally.step - 1, **values, samples_per_second=samples / seconds, **took)
 
 
-def backward(task, model, parts):
+def backward(computing, parts):
     """Gradients of the mean loss of a mini-batch, part by part, each (samples, batch); the loss, shape ()."""
     total, count = 0.0, sum(samples for samples, _ in parts)
     for samples, batch in parts:
-        loss = task.loss(model, batch)
+        loss = computing.loss(batch)
         if len(parts) > 1:
             loss = loss * (samples / count)
         loss.backward()

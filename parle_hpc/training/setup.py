@@ -25,7 +25,7 @@ from ..data.split import MiniBatches, seen_by
 from ..errors import BadInput
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
 from ..settings import write as write_settings
-from ..tasks.task import Task
+from .computing import Computing, compiled, settle_precision
 from .folder import cannot_be_written
 from .memory import keep_freed
 from .opening import check_data, check_task, checked_model, open_task
@@ -44,11 +44,11 @@ class Parts:
 
     Attributes:
         settings, topology, session: as given.
-        task: Task.
+        computing: Computing, which has the Task and the network.
         ahead: processes that read samples ahead, or None.
         loader: Loader of this rank's mini-batches.
         B: mini-batches in a pass.
-        model, params, optimizer, scheduler: the network, its parameters, and what moves them.
+        params, optimizer, scheduler: the network's parameters, and what moves them.
         rounds: how many the run has.
         finished: whether nothing is left to do.
         tally, validator: what counts, and validates.
@@ -58,11 +58,10 @@ class Parts:
     settings: Settings
     topology: Topology
     session: Session
-    task: Task
+    computing: Computing
     ahead: Ahead | None
     loader: Loader
     B: int
-    model: torch.nn.Module
     params: list
     optimizer: Any
     scheduler: Any
@@ -88,11 +87,12 @@ def set_up(settings, session):
     device = t.together(t.device, settings.run.device)
     if device.type == "cpu":
         keep_freed()
+    settle_precision(settings, t, device, stored)
     sources = open_task(settings, t, out)
     task, train = sources.task, sources.train
     seen, batches = share(settings, train, t)
     model = make_model(settings, train, t, device)
-    params = list(model.parameters())
+    computing, params = Computing(task, model, device, settings.run.precision), list(model.parameters())
     optimizer = make_optimizer(settings, params, t, batches.B)
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
     tally, samples = Tally(), [len(train), len(sources.validation)]
@@ -119,23 +119,26 @@ def set_up(settings, session):
         *session.news,
     ]
     d, first = settings.data, session.first_round * optimizer.round_length
+    loader = partial(Loader, train, batches, device, accumulate=d.accumulate)
     ahead = ahead_of(sources, d.workers, device)
+    validator = make_validator(settings, session, optimizer, (computing, sources), seen, ahead)
+    if settings.run.compile and not finished:
+        session.news.append(compiled(computing, loader()(first), validator.whole_batches(), t))
     return Parts(
         settings=settings,
         topology=t,
         session=session,
-        task=task,
+        computing=computing,
         ahead=ahead,
-        loader=Loader(train, batches, device, accumulate=d.accumulate, ahead=ahead, first=first),
+        loader=loader(ahead=ahead, first=first),
         B=batches.B,
-        model=model,
         params=params,
         optimizer=optimizer,
         scheduler=scheduler,
         rounds=rounds,
         finished=finished,
         tally=tally,
-        validator=make_validator(settings, session, optimizer, (model, sources), device, seen, ahead),
+        validator=validator,
         trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", t.world.Get_rank()),
     )
 
@@ -219,13 +222,13 @@ def facts_of(settings, samples):
     }
 
 
-def make_validator(settings, session, optimizer, what, device, seen, ahead):
-    """What validates the reference; what: (network, Sources)."""
+def make_validator(settings, session, optimizer, what, seen, ahead):
+    """What validates the reference; what: (Computing, Sources)."""
     t, d, beat = session.topology, settings.data, session.watchdog.beat
     # of one replica that sees a part, the training score is that of the part
     used = seen if settings.algorithm.name in DATA_PARALLEL else None
     at_once = what[1].task.evaluation_batch or -(-d.batch_size // (t.m * d.accumulate))
-    validation = partial(Validation, *what, d.batch_size, device, at_once=at_once, ahead=ahead, seen=used)
+    validation = partial(Validation, *what, d.batch_size, at_once=at_once, ahead=ahead, seen=used)
     return Validator(
         optimizer,
         validation(comm=t.world, beat=beat),

@@ -22,7 +22,7 @@ def headline(settings, topology, task, samples, params, rounds, round_length, de
         f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {network} ({size:,} parameters) "
         f"{data} ({samples[0]:,} + {samples[1]:,} {nouns}), "
         f"{count(rounds, 'round')} of {round_length} mini-batches of {s.data.batch_size}, "
-        f"{device.type}, {count(torch.get_num_threads(), 'thread')} a rank"
+        f"{device.type} in {s.run.precision}, {count(torch.get_num_threads(), 'thread')} a rank"
     )
 
 

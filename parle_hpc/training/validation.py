@@ -1,6 +1,5 @@
 """Validation of the reference."""
 
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -24,40 +23,13 @@ class Score(NamedTuple):
         return next(iter(self.scores.items()))
 
 
-@contextmanager
-def remembered(model):
-    """Inside, a network that is called with the same objects as just before gives what it gave.
-
-    So `loss` and `scores` of a task may each call it. Without gradients and in evaluation mode alone.
-    """
-    run, last = model.forward, None
-
-    def forward(*given, **named):
-        nonlocal last
-        called = [*given, *named, *named.values()]
-        if last is None or len(called) != len(last[0]) or any(a is not b for a, b in zip(called, last[0], strict=True)):
-            last = called, run(*given, **named)
-        return last[1]
-
-    had = "forward" in vars(model)
-    model.forward = forward
-    try:
-        yield
-    finally:
-        if had:
-            model.forward = run
-        else:
-            del model.forward
-
-
 class Validation:
     """Validates whatever weights the model holds, on all ranks, and leaves it as it was, bit for bit.
 
     Args:
-        model: the network that trains.
+        computing: Computing, which has the network that trains.
         sources: Sources of the training and the validation samples.
         batch_size: samples in a batch that gives BatchNorm statistics: the mini-batch of training.
-        device: of the model.
         at_once: samples in a forward pass without gradients.
         ahead: Ahead, whose processes fetch; None: they are fetched here.
         comm: mpi4py communicator among whose ranks the work is divided; None for this process alone.
@@ -65,16 +37,16 @@ class Validation:
         beat: called with each batch.
     """
 
-    def __init__(self, model, sources, batch_size, device, *, at_once, ahead=None, comm=None, seen=None, beat=None):
-        self._beat, self._ahead = beat or (lambda: None), ahead
-        self.model, self.task, self.batch_size, self.device = model, sources.task, batch_size, device
+    def __init__(self, computing, sources, batch_size, *, at_once, ahead=None, comm=None, seen=None, beat=None):
+        self._beat, self._ahead, self._computing = beat or (lambda: None), ahead, computing
+        self.model, self.task, self.batch_size = computing.model, computing.task, batch_size
         self.group, self._at_once = Group(comm), at_once
         self._train, self._test = sources.train, sources.validation
         self.seen = np.arange(len(self._train)) if seen is None else seen
         self._comm, self._names = comm, None
 
     def _batches(self, source, indices):
-        for found in sweep(source, indices, self.device, self._ahead):
+        for found in sweep(source, indices, self._computing.device, self._ahead):
             self._beat()
             yield found
 
@@ -89,6 +61,12 @@ class Validation:
         parts = (part for indices in mine for part in np.split(indices, range(at_once, len(indices), at_once)))
         return self._batches(self._train, (self.seen[part] for part in parts))
 
+    def whole_batches(self):
+        """One (samples, batch) of each size in which whole batches are scored, fetched here."""
+        sizes = {min(self._at_once, len(self._test)), min(self._at_once, self.batch_size)}
+        found = (np.arange(size) for size in sorted(sizes))
+        return list(sweep(self._test, found, self._computing.device))
+
     def test(self):
         """Score on the validation samples of the model as it is, statistics included, in evaluation mode."""
         with untouched(self.model):
@@ -102,7 +80,7 @@ class Validation:
             # one sample alone has no variance
             whole = self.train_batches(limit, self.batch_size)
             batches = (batch for count, batch in whole if count > 1)
-        recompute_statistics(self.model, lambda batch: self.task.loss(self.model, batch), batches, self.group)
+        recompute_statistics(self.model, self._computing.forward, batches, self.group)
 
     def validate(self, limit=None, train=True):
         """(validation Score, training Score, state dict with the new statistics).
@@ -123,10 +101,8 @@ class Validation:
         """Score over the (count, batch) of all ranks, collective over them."""
         names, sums, count = None, 0.0, 0
         for samples, batch in batches:
-            with remembered(self.model):
-                loss = self.task.loss(self.model, batch).double() * samples
-                values = self.task.scores(self.model, batch)
-            found = [loss, *(by_sample.double().sum() for by_sample in values.values())]
+            loss, values = self._computing.values(samples, batch)
+            found = [loss.double() * samples, *(by_sample.double().sum() for by_sample in values.values())]
             names, sums = [*values], sums + torch.stack(found).cpu().numpy()
             count += samples
         if self._names is None:

@@ -60,6 +60,10 @@ class Validator:
             save(state, self._folder)
         return Outcome(test, train, spread, replicas)
 
+    def whole_batches(self):
+        """One (samples, batch) of each size in which whole batches are scored."""
+        return self._validation.whole_batches()
+
     def _replica_scores(self):
         """First score of each replica's own x^a, which the live weights are at the end of a round."""
         test, _, state = self._alone.validate(self._batches, train=False)

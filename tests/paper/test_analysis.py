@@ -8,6 +8,7 @@ from parle_hpc.paper.alignment import align, average, greedy, overlap, permuted,
 from parle_hpc.paper.study import Study
 from parle_hpc.settings import load
 from parle_hpc.tasks.chosen import Sources
+from parle_hpc.training.computing import Computing
 from parle_hpc.training.validation import Validation
 
 NETWORKS = [
@@ -106,7 +107,7 @@ def test_a_study_of_one_network_shuffled_is_of_one_network(digits):
     """Three times the same network: ensemble and aligned average are it, the naive average is not."""
     sources = Sources(load(["--data.path", str(digits)]))
     model = network("lenet", {}, 1).float()
-    validation = Validation(model, sources, 64, torch.device("cpu"), at_once=500)
+    validation = Validation(Computing(sources.task, model, torch.device("cpu")), sources, 64, at_once=500)
     _, _, state = validation.validate()
     model.load_state_dict(state)
     results = Study(model, validation, [state, shuffled(model, 1), shuffled(model, 2)]).results()

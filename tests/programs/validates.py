@@ -8,13 +8,15 @@ import torch
 from parle_hpc import Topology, models
 from parle_hpc.settings import load
 from parle_hpc.tasks.chosen import Sources
+from parle_hpc.training.computing import Computing
 from parle_hpc.training.validation import Validation
 
 torch.manual_seed(0)
 model = models.build("lenet")
 topology = Topology.split(replicas=1)
 sources = Sources(load(["--data.path", sys.argv[1]]))
-validation = Validation(model, sources, 64, torch.device("cpu"), at_once=500, comm=topology.world)
+computing = Computing(sources.task, model, torch.device("cpu"))
+validation = Validation(computing, sources, 64, at_once=500, comm=topology.world)
 test, train, state = validation.validate()
 if topology.world.Get_rank() == 0:
     statistics = torch.cat([value.flatten() for name, value in state.items() if "running" in name])

@@ -16,6 +16,7 @@ from parle_hpc.errors import BadInput
 from parle_hpc.settings import load
 from parle_hpc.settings import write as write_settings
 from parle_hpc.tasks.chosen import Sources
+from parle_hpc.training.computing import Computing
 from parle_hpc.training.opening import check_samples, checked_model
 from parle_hpc.training.setup import make_model
 from parle_hpc.training.validation import Validation
@@ -169,7 +170,7 @@ def test_its_scores_are_means_over_the_samples_and_its_network_runs_once_a_batch
     model.register_forward_hook(lambda *_: calls.append(1))
     inner = []
     model[0].register_forward_hook(lambda *_: inner.append(1))
-    validation = Validation(model, sources, 40, torch.device("cpu"), at_once=40)
+    validation = Validation(Computing(sources.task, model, torch.device("cpu")), sources, 40, at_once=40)
     score = validation.test()
     assert len(inner) == 3  # of 40, 40 and 10 samples
     noise = [sample for indices in (range(40), range(40, 80), range(80, 90)) for sample in indices]

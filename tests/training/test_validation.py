@@ -12,6 +12,7 @@ from parle_hpc.errors import BadInput
 from parle_hpc.settings import load
 from parle_hpc.tasks.chosen import Sources
 from parle_hpc.training.batchnorm import recompute_statistics, untouched
+from parle_hpc.training.computing import Computing
 from parle_hpc.training.validation import Validation
 
 
@@ -45,7 +46,8 @@ def test_the_training_model_is_untouched(digits):
     modes = [module.training for module in model.modules()]
     random = torch.random.get_rng_state()
     sources = Sources(load(["--data.path", str(digits)]))
-    test, train, state = Validation(model, sources, 64, torch.device("cpu"), at_once=500).validate(limit=3)
+    computing = Computing(sources.task, model, torch.device("cpu"))
+    test, train, state = Validation(computing, sources, 64, at_once=500).validate(limit=3)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert [m.momentum for m in model.modules() if hasattr(m, "running_mean")] == [0.1] * 3
