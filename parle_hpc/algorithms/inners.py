@@ -4,6 +4,9 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
+
+FUSED = _get_fused_kernels_supported_devices()
 
 
 class Together(torch.optim.Optimizer):
@@ -23,8 +26,9 @@ class Together(torch.optim.Optimizer):
 
 
 def adamw(groups: list[dict[str, Any]], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW with torch's moments."""
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    """AdamW with torch's moments, in one pass over memory where torch has a kernel for it."""
+    device = groups[0]["params"][0].device.type
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=device in FUSED or None)
 
 
 def muon(groups: list[dict[str, Any]], lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -37,7 +41,7 @@ def muon(groups: list[dict[str, Any]], lr: float, weight_decay: float) -> torch.
     if not matrices:
         raise ValueError("muon moves matrices, and this network has none: take adamw")
     first = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Together(first, torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay)) if rest else first
+    return Together(first, adamw([{"params": rest}], lr, weight_decay)) if rest else first
 
 
 INNERS = {"adamw": adamw, "muon": muon}

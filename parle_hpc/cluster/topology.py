@@ -274,9 +274,9 @@ class Topology:
             names = ("the number of tensors", "the shapes and types of the tensors")
             compare(names, everyone, self._all, "broadcast: the ranks do not agree", shown=names[:1])
             for tensor in given:
-                host = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                self.world.Bcast(host.numpy())
-                tensor.detach().copy_(host.view(tensor.dtype).reshape(tensor.shape))
+                host = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+                self.world.Bcast(host.reshape(-1).view(torch.uint8).numpy())
+                tensor.detach().copy_(host)
 
     def average_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its mean over the ranks of the replica, through Horovod.

@@ -79,7 +79,8 @@ class Validator:
 def save(state, folder, name="reference.pt"):
     """A state dict on disk, complete or not there at all. Raises OSError with a line for people."""
     path = folder / name
+    plain = {name: value.contiguous() for name, value in state.items()}
     try:
-        write_whole(path, as_bytes(state))
+        write_whole(path, as_bytes(plain))
     except OSError as error:
         raise OSError(f"{path} cannot be written: {reason(error)}") from None
