@@ -11,6 +11,7 @@ network, or the part of it that fits into a cache, is one call. `v` is the Neste
 """
 
 import torch
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
@@ -29,22 +30,29 @@ def proximal_step(
     """p = p - eta [ g + strength (p - center) ], momentum included: (6a), (7a) and (8a), the work of every mini-batch.
 
     What pulls p to the center is a weight decay, strength p, and a gradient, g - strength center, so that torch's fused
-    SGD goes through memory once. Where a vector ends, its last bits may differ from what another cut would give; all
-    ranks of a replica must cut alike. v is left alone where mu is 0.
+    SGD, on a device that has it, goes through memory once. Where a vector ends, its last bits may differ from what
+    another cut would give; all ranks of a replica must cut alike. v is left alone where mu is 0.
     """
-    pulled = torch._foreach_add(g, center, alpha=-strength)
-    torch._fused_sgd_(
-        p,
-        pulled,
-        v if mu else [],
-        lr=eta,
-        momentum=mu,
-        weight_decay=strength,
-        dampening=0.0,
-        nesterov=mu > 0,
-        maximize=False,
-        is_first_step=False,
-    )
+    d = torch._foreach_add(g, center, alpha=-strength)
+    if p[0].device.type in _get_fused_kernels_supported_devices():
+        torch._fused_sgd_(
+            p,
+            d,
+            v if mu else [],
+            lr=eta,
+            momentum=mu,
+            weight_decay=strength,
+            dampening=0.0,
+            nesterov=mu > 0,
+            maximize=False,
+            is_first_step=False,
+        )
+        return
+    torch._foreach_add_(d, p, alpha=strength)
+    if mu:
+        nesterov(p, v, d, eta=eta, mu=mu)
+    else:
+        torch._foreach_add_(p, d, alpha=-eta)
 
 
 def eq_6a(y: Tensors, v: Tensors, g: Tensors, x: Tensors, *, eta: float, gamma: float, mu: float) -> None:

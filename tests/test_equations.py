@@ -18,6 +18,13 @@ def value(tensors):
     return [t.item() for t in tensors]
 
 
+@pytest.fixture(params=["fused", "foreach"], autouse=True)
+def kernels(request, monkeypatch):
+    """A device that has fused optimisers, and one that does not."""
+    if request.param == "foreach":
+        monkeypatch.setattr(eq, "_get_fused_kernels_supported_devices", list)
+
+
 def test_inner_step():
     for equation in (eq.eq_6a, eq.eq_8a):
         y, v, g, x = column(3.0), column(1.0), column(2.0), column(1.0)
@@ -26,6 +33,13 @@ def test_inner_step():
         assert value(v) == pytest.approx([0.9 + d])
         assert value(y) == pytest.approx([3.0 - ETA * (d + MU * (0.9 + d))])
         assert (value(g), value(x)) == ([2.0], [1.0])
+
+
+def test_without_momentum_v_is_left_alone():
+    y, v, g, x = column(3.0), column(1.0), column(2.0), column(1.0)
+    eq.eq_8a(y, v, g, x, eta=ETA, gamma=4.0, mu=0.0)
+    assert value(y) == pytest.approx([3.0 - ETA * (2.0 + (3.0 - 1.0) / 4.0)])
+    assert (value(v), value(g), value(x)) == ([1.0], [2.0], [1.0])
 
 
 def test_running_average():

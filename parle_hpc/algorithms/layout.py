@@ -88,6 +88,11 @@ class Layout:
         return [(p.dtype, p.device, p.stride()) for p in self.params]
 
     @property
+    def on_cpu(self):
+        """Whether a value can be read at any time; a device would be waited for."""
+        return self.device.type == "cpu"
+
+    @property
     def facts(self):
         """{what a message calls it: number} of what must be the same on all ranks."""
         return {
@@ -99,7 +104,7 @@ class Layout:
         }
 
     def _cut(self, counts):
-        limit = CACHE_BLOCK if self.device.type == "cpu" else self.numel + 1
+        limit = CACHE_BLOCK if self.on_cpu else self.numel + 1
         blocks, index = [], 0
         for group, count in enumerate(counts):
             pieces, filled = [], 0
@@ -117,7 +122,7 @@ class Layout:
 
     def _runs(self, pieces):
         """A call for each small tensor costs a CPU more than copying several into one does."""
-        joins = [self.device.type == "cpu" and stop - start < SMALL for _, start, stop in pieces]
+        joins = [self.on_cpu and stop - start < SMALL for _, start, stop in pieces]
         begins = [j for j in range(len(pieces)) if not (j and joins[j - 1] and joins[j])]
         return [slice(a, b) for a, b in pairwise([*begins, len(pieces)])]
 

@@ -3,6 +3,9 @@
 A changed element of the live weights is taken over: x^a, z and, at the next coupling, x take its value, and x^a is at
 rest there. What an optimiser left is known by sums of its bits, a sum for each block: the first change in mid-round
 takes over the blocks that it lies in, and from then on a copy of what was left shows which elements are others.
+
+A device is never waited for but once a round, at its end, where the sums of the whole round are looked at. What is
+compared element by element is taken over there whether or not anything was changed, by a mask that nobody reads.
 """
 
 import torch
@@ -29,8 +32,6 @@ class Outside:
     def see(self):
         """What the live weights are now is as it should be."""
         self.forget()
-        if not self.tracks:
-            self._sums = [sum_of(vectors) for vectors in self._layout.live_runs()]
         self.left()
 
     @property
@@ -49,14 +50,18 @@ class Outside:
         """
         if self._sums[i] is None or self.tracks:
             return False
-        differs = self._sums[i] != sum_of(vectors)
+        differs = self._sums[i] != sum_of(vectors, self._layout.on_cpu)
         self._differ[i] = differs if self._differ[i] is None else self._differ[i] | differs
-        return self._layout.device.type == "cpu" and bool(differs)
+        return self._layout.on_cpu and differs
+
+    def arrive_all(self):
+        """`arrive` of all blocks; whether one is seen to be another."""
+        return sum(self.arrive(i, vectors) for i, vectors in enumerate(self._layout.live_runs())) > 0
 
     def leave(self, i, vectors):
         """After a step has changed block i."""
         if not self.tracks:
-            self._sums[i] = sum_of(vectors)
+            self._sums[i] = sum_of(vectors, self._layout.on_cpu)
 
     def left(self):
         """The optimiser has changed the live weights, and is done with it."""
@@ -65,41 +70,47 @@ class Outside:
             self._known = True
 
     def since_the_last_step(self):
-        """Bool of shape (N,): elements that are not what the last step left; None where none was seen to change."""
+        """Bool of shape (N,): elements that are not what the last step left; None where none was seen to change.
+
+        It waits for a device, except where it `tracks`.
+        """
         if self.tracks:
             return self.unlike(self._left) if self._known else None
-        for i, vectors in enumerate(self._layout.live_runs()):
-            self.arrive(i, vectors)
+        self.arrive_all()
         return self.in_blocks()
 
     def in_blocks(self):
-        """Bool of shape (N,): the blocks in which a step found other weights than the one before had left, or None."""
-        found = [i for i, differs in enumerate(self._differ) if differs is not None and bool(differs)]
+        """Bool of shape (N,): the blocks in which a step found other weights than the one before had left, or None.
+
+        It waits for a device, once where nothing was changed.
+        """
+        differ = {i: differs for i, differs in enumerate(self._differ) if differs is not None}
         self._differ = [None] * len(self._differ)
-        if not found:
+        if not sum(differ.values()):
             return None
+        found = [i for i, differs in differ.items() if differs]
         self.track()
         return self._layout.marked([self._layout.span_of_block(i) for i in found])
 
     def unlike(self, flat):
-        """Bool of shape (N,): elements of the live weights that are not those of a flat buffer; None where all are."""
-        if self._layout.holds(flat):
+        """Bool of shape (N,): live weights that are not those of a flat buffer; on a CPU None where all are."""
+        if self._layout.on_cpu and self._layout.holds(flat):
             return None
         live = self._layout.zeros()
         self._layout.pack(live)
         return live != self._layout.rounded(flat)
 
 
-def sum_of(vectors):
+def sum_of(vectors, on_cpu):
     """Sum of the vectors' bits, of eight bytes each where that is possible, whatever the order in which it adds."""
     total = 0
     for v in vectors:
         size = v.element_size()
         if size == 4 and v.storage_offset() % 2 == 0 and v.numel() > 1:
             if v.numel() % 2:
-                total, v = total + sum_of([v[-1:]]), v[:-1]
+                total, v = total + sum_of([v[-1:]], on_cpu), v[:-1]
             part = v.view(torch.int64).sum()
         else:
             part = v.view(INTEGER[size]).sum(dtype=torch.int64)
-        total = total + (part if v.is_cuda else part.item())
+        total = total + (part.item() if on_cpu else part)
     return total

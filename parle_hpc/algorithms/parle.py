@@ -209,10 +209,9 @@ class Parle(FlatOptimizer):
             self._layout.unpack(self._master)
 
     def _step_of_another(self):
-        if self._master is None and not self._outside.tracks:
-            self._notice(self._outside.since_the_last_step())
+        if self._master is None and self._outside.arrive_all():
+            self._notice(self._outside.in_blocks())
         self._inner.step(self.x, self.gamma)
-        self._outside.forget()
         lives = self._layout.live_runs() if self._master is None else self._layout.in_runs(self._master)
         for i, weights in enumerate(lives):
             z = self._runs["z"][i]

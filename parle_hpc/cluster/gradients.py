@@ -24,7 +24,8 @@ class GradientMean:
 
     Behind the gradients travel, for each parameter, whether a rank has a gradient of it, and for each rank the facts
     in which the ranks of a replica must agree, each rank writing into a place of its own. So a difference is found in
-    the same call, on all ranks, and costs no message. On a GPU the facts are read one call later, without waiting.
+    the same call, on all ranks, and costs no message. Where the buffer stays on a device, which must not be waited for,
+    the facts are read one call later; a rank that lacks a gradient must wait to hear whether another one has it.
 
     Args:
         mean: replaces a tensor by its mean over the replica, in place.
@@ -56,10 +57,10 @@ class GradientMean:
         has = [p.grad is not None for p in params]
         gradients = [p.grad.reshape(-1) if yes else p.new_zeros(p.numel()) for p, yes in zip(params, has, strict=True)]
         flat = torch.cat([*gradients, *self._tail(params, has, dtype, sum(o.steps for o in optimisers))])
-        self._reduce(flat, params)
-        present, facts = torch.split(flat[sum(sizes) :], [len(params), m * len(FACTS)])
+        travelled = self._reduce(flat, params)
+        present, facts = torch.split(travelled[sum(sizes) :], [len(params), m * len(FACTS)])
         self._unread = Unread(facts * m, m, FIRST_FACTS if self._calls == 1 else FACTS)
-        if not flat.is_cuda:
+        if travelled.device.type == "cpu":
             self._read()
         if not all(has):
             has = (present > 0).tolist()
@@ -82,10 +83,13 @@ class GradientMean:
         shapes = hash(tuple(tuple(p.shape) for p in params)) & mask
         facts[self._place, 0], facts[self._place, 2] = shapes, steps & mask
         facts[self._place, 1] = bits(looked_at) & mask
-        return torch.tensor(has, dtype=dtype, device=device), facts.view(-1)
+        # numbers of the device's own: a list would be copied to it, and waited for
+        yes, no = facts.new_ones(()), facts.new_zeros(())
+        return torch.stack([yes if here else no for here in has]), facts.view(-1)
 
     def _reduce(self, flat, params):
-        travels = flat.cpu() if flat.is_cuda and self._on_host else flat
+        """The mean of `flat`, in its place; as it travelled, on the host where it went that way."""
+        travels = flat.cpu() if self._on_host else flat
         with waits("the other ranks in average_gradients", called("calls of average_gradients", self.ranks)):
             try:
                 self._mean(travels)
@@ -93,6 +97,7 @@ class GradientMean:
                 self._explain(error, params)
         if travels is not flat:
             flat.copy_(travels)
+        return travels
 
     def _explain(self, error, params):
         """Raise what lies behind an error of Horovod's, which all ranks of the replica get."""

@@ -19,7 +19,9 @@ class Gather:
         self.comm, self.mine = comm, shares[comm.Get_rank()]
         self._ranks = world_ranks(comm)
         self.counts = [share.stop - share.start for share in shares]
-        self._host = torch.empty(like.shape, dtype=like.dtype, pin_memory=True) if like.is_cuda else None
+        self._host = None
+        if like.device.type != "cpu":
+            self._host = torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
 
     def __call__(self, whole):
         """Fill `whole`, shape (N,), of which this rank's share is right. Collective over the replica.

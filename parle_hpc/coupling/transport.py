@@ -18,16 +18,19 @@ INTERVAL = 0.003  # seconds between two looks at a request that travels
 class Staging:
     """Copies between a device and the host memory that MPI reads and writes: device pointers need a CUDA-aware MPI.
 
-    They run on a stream of their own, through pinned memory, so that neither direction holds up the training stream.
-    On a CPU the tensors are that memory, and nothing is copied.
+    With CUDA they run on a stream of their own, through pinned memory, so that neither direction holds up the training
+    stream; on another device each is over at once. On a CPU the tensors are that memory, and nothing is copied.
     """
 
     def __init__(self, device):
+        self._on_cpu = device.type == "cpu"
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def mirror(self, tensor):
         """Host memory of the shape and type of a tensor; the tensor itself on a CPU."""
-        return tensor if self._stream is None else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        if self._on_cpu:
+            return tensor
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._stream is not None)
 
     def beside(self):
         """Context in which work goes to the side stream."""
@@ -40,16 +43,17 @@ class Staging:
 
     def out(self, tensor, mirror):
         """Start to bring a tensor to the host's memory that MPI reads once `idle` is true."""
-        if self._stream is None and tensor is mirror:
-            return
-        with self.beside():
-            mirror.copy_(tensor, non_blocking=True)
+        if tensor is not mirror:
+            self._copy(tensor, mirror)
 
     def back(self, mirror, tensor):
         """Start to bring to the device what MPI wrote."""
-        if self._stream is not None:
-            with self.beside():
-                tensor.copy_(mirror, non_blocking=True)
+        if not self._on_cpu:
+            self._copy(mirror, tensor)
+
+    def _copy(self, source, target):
+        with self.beside():
+            target.copy_(source, non_blocking=self._stream is not None)
 
     def idle(self):
         """Whether everything that was started is over."""

@@ -1,6 +1,7 @@
 """Weights that a script changes beside the optimiser's own steps: loaded, masked, clamped, frozen."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,16 @@ from helpers.scripts import MAKE, L, reference, run, weight
 from torch.nn.functional import cross_entropy
 
 from parle_hpc import models
+from parle_hpc.algorithms.layout import Layout
+
+
+@pytest.fixture(params=["cpu", "device"], autouse=True)
+def where(request, monkeypatch):
+    """On a CPU, where a change is noticed at once, and as on a device, which is waited for at a coupling alone."""
+    if request.param == "device":
+        monkeypatch.setattr(Layout, "on_cpu", False)
+    return request.param
+
 
 every = pytest.mark.parametrize("name", MAKE)
 
@@ -16,16 +27,21 @@ every = pytest.mark.parametrize("name", MAKE)
 @every
 @pytest.mark.parametrize("before", [0, 1, 2, L, L + 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_weights_that_were_loaded_are_the_ones_that_train(name, before, dtype):
-    """After `before` steps: all states are where they would be, had the weights been so at the start, at rest."""
+def test_weights_that_were_loaded_are_the_ones_that_train(name, before, dtype, where):
+    """After `before` steps: all states are where they would be, had the weights been so at the start, at rest.
+
+    On a device x^a pulls until the end of the round, where weights of the state's own type are loaded in the middle.
+    """
+    pulled = where == "device" and name != "elastic_sgd" and before % L and dtype != torch.bfloat16
+    close = partial(torch.allclose, other=torch.full((6,), 5.0), atol=0.05 if pulled else 1e-8)
     w = weight(dtype=dtype)
     optimizer = MAKE[name]([w], momentum=0.0)
     optimizer.state_dict()
     run(optimizer, [w], before)
     w.data.fill_(5.0)
     run(optimizer, [w], 2 * L, gradient=0.0)
-    assert torch.allclose(w.detach().float(), torch.full((6,), 5.0))
-    assert torch.allclose(reference(optimizer, [w]).float(), torch.full((6,), 5.0))
+    assert close(w.detach().float())
+    assert close(reference(optimizer, [w]).float())
 
 
 @every
@@ -41,14 +57,14 @@ def test_a_reference_asked_for_after_a_load_is_what_was_loaded(name):
 
 
 @every
-def test_weights_that_nobody_touched_are_never_taken_for_others(name, monkeypatch):
+def test_weights_that_nobody_touched_are_never_taken_for_others(name, where, monkeypatch):
     """Also where a checkpoint of the model is loaded that is what it holds already, and beside validations."""
     torch.manual_seed(0)
     model = models.build("lenet", dropout=0.0)
     params = list(model.parameters())
     optimizer = MAKE[name](params)
     taken = []
-    monkeypatch.setattr(type(optimizer), "_take_over", lambda self, changed, live: taken.append(changed.sum()))
+    monkeypatch.setattr(type(optimizer), "_take_over", lambda self, changed, live: taken.append(bool(changed.any())))
     for k in range(2 * L + 1):
         images, labels = torch.rand(4, 1, 28, 28), torch.randint(0, 10, (4,))
         optimizer.zero_grad()
@@ -58,10 +74,10 @@ def test_weights_that_nobody_touched_are_never_taken_for_others(name, monkeypatc
             model.load_state_dict(copy.deepcopy(model.state_dict()))
             reference(optimizer, params)
             optimizer.state_dict()
-    assert not taken
+    assert not (any(taken) if where == "device" else taken)
     params[3].data[0] += 1e-6
     optimizer.state_dict()
-    assert len(taken) == 1
+    assert taken.count(True) == 1
 
 
 @every

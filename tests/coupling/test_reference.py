@@ -123,9 +123,22 @@ class SlowStaging:
         assert not self._waiting
 
 
+class OtherStaging(transport.Staging):
+    """That of a device which is neither a CPU nor CUDA's."""
+
+    def __init__(self, device):
+        super().__init__(torch.device("mps"))
+
+    def mirror(self, tensor):
+        host = super().mirror(tensor)
+        assert host.data_ptr() != tensor.data_ptr()
+        return host
+
+
+@pytest.mark.parametrize("staging", [SlowStaging, OtherStaging])
 @pytest.mark.parametrize("payload", ["full", "bfloat16"])
 @pytest.mark.parametrize("kind", ["current", "lagged", "average"])
-def test_copies_that_take_their_time_change_no_bit(kind, payload, monkeypatch):
+def test_copies_to_the_host_change_no_bit(kind, payload, staging, monkeypatch):
     def trajectory(a, comm):
         y = torch.nn.Parameter(torch.zeros(N, dtype=torch.float64))
         settings = {"L": 4, "batches_per_epoch": 3, "reference": kind, "payload": payload}
@@ -140,7 +153,7 @@ def test_copies_that_take_their_time_change_no_bit(kind, payload, monkeypatch):
         return torch.stack(path)
 
     at_once = replicas.run(3, trajectory)
-    monkeypatch.setattr(reference, "Staging", SlowStaging)
+    monkeypatch.setattr(reference, "Staging", staging)
     for one, other in zip(at_once, replicas.run(3, trajectory), strict=True):
         assert torch.equal(one, other)
 
