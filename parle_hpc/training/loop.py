@@ -44,26 +44,31 @@ def validate(parts, round, last=False):
 def one_round(parts):
     """L times (8a) and (8b), which ends with (8c) and (8d)."""
     p, optimizer, session, started = parts, parts.optimizer, parts.session, time.perf_counter()
-    a = p.settings.algorithm
     before = coupling_counters(optimizer)
     values = {"gamma": optimizer.gamma, "rho": optimizer.rho, "lr": optimizer.param_groups[0]["lr"]}
     for _ in range(optimizer.round_length):
-        optimizer.zero_grad()
-        session.loss(backward(p.computing, p.loader(p.tally.step)))
-        if a.inside == "gradients":
-            p.topology.average_gradients(p.params)
-        if a.clip is not None:
-            torch.nn.utils.clip_grad_norm_(p.params, a.clip)
-        optimizer.step()
-        p.scheduler.step()
-        p.tally.step += 1
-        session.watchdog.beat()
+        mini_batch(p)
     losses = session.losses()
     seconds = time.perf_counter() - started
     samples = len(losses) * p.settings.data.batch_size * p.topology.n
     took = {name: value - before[name] for name, value in coupling_counters(optimizer).items()}
     p.tally.add(samples, seconds, took)
     session.event("round", p.tally.step - 1, **values, samples_per_second=samples / seconds, **took)
+
+
+def mini_batch(parts):
+    """(8a) and (8b); nothing in it waits for the device, but at the end of a round."""
+    p, a = parts, parts.settings.algorithm
+    p.optimizer.zero_grad()
+    p.session.loss(backward(p.computing, p.loader(p.tally.step)))
+    if a.inside == "gradients":
+        p.topology.average_gradients(p.params)
+    if a.clip is not None:
+        torch.nn.utils.clip_grad_norm_(p.params, a.clip)
+    p.optimizer.step()
+    p.scheduler.step()
+    p.tally.step += 1
+    p.session.watchdog.beat()
 
 
 def backward(computing, parts):

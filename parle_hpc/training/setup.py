@@ -94,6 +94,9 @@ def set_up(settings, session):
     model = make_model(settings, train, t, device)
     computing, params = Computing(task, model, device, settings.run.precision), list(model.parameters())
     optimizer = make_optimizer(settings, params, t, batches.B)
+    if not settings.task.file:
+        # the tasks that come with parle_hpc change no weights behind the optimiser's back
+        optimizer.watches_blocks = False
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
     tally, samples = Tally(), [len(train), len(sources.validation)]
     finished = is_finished(session, rounds)

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+TORCH = str(Path(torch.__file__).parent)
 READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__"}
 FROM_LISTS = {"tensor", "as_tensor"}  # where they are put on the device
 MOVES = {"to", "cuda"}  # where they name a device
@@ -47,7 +48,9 @@ class Syncs(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        waits = (name in READS and self.reads(args)) or (name in MOVES and names_device(name, args, kwargs))
+        # torch's own name the device on which they have a tensor already
+        moves = name in MOVES and not sys._getframe(1).f_code.co_filename.startswith(TORCH)
+        waits = (name in READS and self.reads(args)) or (moves and names_device(name, args, kwargs))
         waits = waits or (name in FROM_LISTS and self._device == str(kwargs.get("device")).partition(":")[0])
         return self.count(name, func, args, kwargs) if waits else func(*args, **kwargs)
 
@@ -121,8 +124,8 @@ def tensors_in(tree):
 
 def caller():
     """The line outside torch and this file that is being executed."""
-    frame, torchs = sys._getframe(1), str(Path(torch.__file__).parent)
-    while frame.f_back and (frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(torchs)):
+    frame = sys._getframe(1)
+    while frame.f_back and (frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(TORCH)):
         frame = frame.f_back
     path = Path(frame.f_code.co_filename)
     return f"{path.parent.name}/{path.name}:{frame.f_lineno}"
