@@ -1,6 +1,7 @@
 """A run on this rank, put together and checked on all ranks: everything that the loop needs, as one frozen object."""
 
 import math
+import os
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,11 +18,12 @@ from ..algorithms.inners import INNERS
 from ..algorithms.parle import Parle
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
-from ..cluster.agreement import by_first
+from ..cluster.agreement import by_first, from_all
 from ..cluster.topology import Topology
 from ..data.ahead import Ahead, ahead_of
 from ..data.loader import Loader
 from ..data.split import MiniBatches, seen_by
+from ..data.stream import stream_of
 from ..errors import BadInput
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
 from ..settings import write as write_settings
@@ -29,6 +31,7 @@ from ..tasks.task import Task
 from .folder import cannot_be_written
 from .memory import keep_freed
 from .opening import check_data, check_task, checked_model, open_task
+from .resident import keep_on
 from .schedule import Schedule
 from .session import Session
 from .summary import headline
@@ -45,7 +48,7 @@ class Parts:
     Attributes:
         settings, topology, session: as given.
         task: Task.
-        ahead: processes that read samples ahead, or None.
+        ahead: processes or the thread that fetch samples ahead, or None.
         loader: Loader of this rank's mini-batches.
         B: mini-batches in a pass.
         model, params, optimizer, scheduler: the network, its parameters, and what moves them.
@@ -110,23 +113,28 @@ def set_up(settings, session):
         by_first(t, write_config, settings, out)
         facts = facts_of(settings, samples)
         session.take_up(model, optimizer, {"schedule": scheduler, "tally": tally}, batches_per_pass=batches.B, **facts)
+    here = os.uname().nodename, str(device)
+    ranks = from_all(t.world, here).count(here)
+    resident = [] if finished else keep_on(device, sources, settings.data, ranks)
     mean = ", or is loss() no mean over the mini-batch?" if settings.task.file else ""
     session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}{mean}; no reference was written"
     session.news = [
         headline(settings, t, task, samples, params, rounds, optimizer.round_length, device),
         f"writes into {out}, with seed {settings.run.seed}",
+        *resident,
         *cut_short(settings.schedule, rounds),
         *session.news,
     ]
     d, first = settings.data, session.first_round * optimizer.round_length
-    ahead = ahead_of(sources, d.workers, device)
+    ahead = ahead_of(sources, d.workers, device, thread=not (task.draws or resident))
+    feed = {"ahead": ahead, "stream": stream_of(device)}
     return Parts(
         settings=settings,
         topology=t,
         session=session,
         task=task,
         ahead=ahead,
-        loader=Loader(train, batches, device, accumulate=d.accumulate, ahead=ahead, first=first),
+        loader=Loader(train, batches, device, accumulate=d.accumulate, first=first, **feed),
         B=batches.B,
         model=model,
         params=params,
@@ -135,7 +143,7 @@ def set_up(settings, session):
         rounds=rounds,
         finished=finished,
         tally=tally,
-        validator=make_validator(settings, session, optimizer, (model, sources), device, seen, ahead),
+        validator=make_validator(settings, session, optimizer, (model, sources), device, seen, feed),
         trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", t.world.Get_rank()),
     )
 
@@ -219,13 +227,13 @@ def facts_of(settings, samples):
     }
 
 
-def make_validator(settings, session, optimizer, what, device, seen, ahead):
-    """What validates the reference; what: (network, Sources)."""
+def make_validator(settings, session, optimizer, what, device, seen, feed):
+    """What validates the reference; what: (network, Sources); feed: the Ahead and the Stream of Validation."""
     t, d, beat = session.topology, settings.data, session.watchdog.beat
     # of one replica that sees a part, the training score is that of the part
     used = seen if settings.algorithm.name in DATA_PARALLEL else None
     at_once = what[1].task.evaluation_batch or -(-d.batch_size // (t.m * d.accumulate))
-    validation = partial(Validation, *what, d.batch_size, device, at_once=at_once, ahead=ahead, seen=used)
+    validation = partial(Validation, *what, d.batch_size, device, at_once=at_once, seen=used, **feed)
     return Validator(
         optimizer,
         validation(comm=t.world, beat=beat),
