@@ -20,6 +20,7 @@ class SGD(torch.optim.SGD):
 
     round_length = SGD_ROUND
     gamma = rho = None
+    watches_blocks = False
     steps = 0
     coupling_seconds = coupling_wait_seconds = 0.0
     coupling_bytes_sent = 0

@@ -23,6 +23,7 @@ MAY_CHANGE = {
     "data.path",
     "data.node_copy",
     "data.checksum",
+    "data.device_memory",
     "schedule.epochs",
     "schedule.max_rounds",
     "run.validate_every",

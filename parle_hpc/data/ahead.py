@@ -1,23 +1,25 @@
-"""Worker processes shared by training and the validations between: who asks gets what it asked for, in its order."""
+"""What fetches ahead, shared by training and the validations between: who asks gets what it asked for, in its order."""
 
 from collections import deque
 
+from .threaded import FetchingThread
 from .workers import Workers
 
 
-def ahead_of(source, workers, device):
-    """The Ahead of so many processes, for a torch device; None where there are none."""
-    return Ahead(source, workers, device.type == "cuda") if workers else None
+def ahead_of(source, workers, device, thread=False):
+    """The Ahead of so many processes, for a torch device, or of a thread for a GPU; None where there are neither."""
+    cuda = device.type == "cuda"
+    return Ahead(source, workers, cuda) if workers or (thread and cuda) else None
 
 
 class Ahead:
-    """Fetches mini-batches ahead, by `count` processes, which start with the first that is asked for.
+    """Fetches mini-batches ahead, by `count` processes or by a thread, which start with the first that is asked for.
 
     Mini-batches of training that are under way when a sweep begins are kept until it is over.
 
     Args:
         source: as Loader has it, or {part: source}, where keys say of which part they are.
-        count: number of processes.
+        count: number of processes; 0 for a thread, where samples draw nothing.
         pinned: bring tensors into pinned memory.
     """
 
@@ -42,9 +44,14 @@ class Ahead:
     def _next(self):
         """(Whether it is of a sweep, mini-batch): the next that comes from the workers."""
         if self._workers is None:
-            self._workers = Workers(self._source, self._keys(), self._count, self._pinned)
+            self._workers = self._start()
         found = next(self._workers)
         return self._under_way.popleft(), found
+
+    def _start(self):
+        if self._count:
+            return Workers(self._source, self._keys(), self._count, self._pinned)
+        return FetchingThread(self._source, self._keys(), self._pinned)
 
     def __next__(self):
         """The mini-batch of the next Key of `feed`. Raises what the source raises, RuntimeError where a worker died."""
@@ -65,7 +72,7 @@ class Ahead:
             self.close()
 
     def close(self):
-        """End the workers, in a few seconds at most."""
+        """End what fetches, in a few seconds at most."""
         if self._workers is not None:
             self._workers.close()
             self._workers = None

@@ -15,13 +15,12 @@ def augment(images, moves):
 
     Args:
         images: (N, C, H, W) on any device.
-        moves: int64 (N, 3), one row for each image: mirror it (0 or 1), and where the crop begins in the padded image,
-            from above and from the left (0 to 2 PAD); (0, PAD, PAD) leaves it as it is.
+        moves: int64 (N, 3) there, one row for each image: mirror it (0 or 1), and where the crop begins in the padded
+            image, from above and from the left (0 to 2 PAD); (0, PAD, PAD) leaves it as it is.
 
     Returns new images of the same shape, in channels_last order.
     """
     count, _, height, width = images.shape
-    moves = torch.as_tensor(moves).to(images.device, non_blocking=True)
     mirrored, top, left = (column[:, None] for column in moves.unbind(1))
     rows = _reflected(top - PAD + torch.arange(height, device=images.device), height)
     x = torch.arange(width, device=images.device)

@@ -32,6 +32,11 @@ def fetch(source, key):
         return source.collate(samples)
 
 
+def fetch_of(sources, key):
+    """As `fetch`, of one source, or of the part in {part: source} that the Key names."""
+    return fetch(sources if key.part is None else sources[key.part], key)
+
+
 @contextmanager
 def seeded(words):
     """Inside it `random`, `numpy.random` and torch on the CPU draw what `words`, uint32 (8,), say; after it they go on.
@@ -131,6 +136,6 @@ class Fetcher:
         try:
             if self._source is None:
                 self._source = pickle.loads(self._pickled)
-            return pack(fetch(self._source if key.part is None else self._source[key.part], key))
+            return pack(fetch_of(self._source, key))
         except Exception as error:
             return Failure.of(error)

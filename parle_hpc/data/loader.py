@@ -29,17 +29,19 @@ class Loader:
         batches: MiniBatches, which says what is in each.
         device: torch device.
         accumulate: parts of each mini-batch of this rank, as torch.chunk divides it.
-        ahead: Ahead, whose processes fetch from step `first` on; None: it is fetched when it is asked for. They pickle
+        ahead: Ahead, which fetches from step `first` on; None: it is fetched when it is asked for. Processes pickle
             what they are given as source, and use dataset and collate of what that makes: it must be found in a new
             Python that knows sys.path and the file that was started.
+        stream: Stream, on which each mini-batch is made while the one before it trains; None: when it is asked for.
         first: the step that they begin with.
     """
 
-    def __init__(self, source, batches, device, *, accumulate=1, ahead=None, first=0):
+    def __init__(self, source, batches, device, *, accumulate=1, ahead=None, stream=None, first=0):
         self._source, self._batches, self._device = source, batches, device
         size = -(-batches.share // accumulate)
         self._parts = [slice(start, min(start + size, batches.share)) for start in range(0, batches.share, size)]
-        self._next, self._ahead = first, ahead
+        self._ahead, self._map = ahead, map if stream is None else stream.map
+        self._next, self._steps = first, self._map(self._made, count(first))
         self._draws, self._name = getattr(source, "draws", True), getattr(source, "part", None)
         if ahead is not None:
             ahead.feed(key for step in count(first) for key in self._keys(step))
@@ -50,13 +52,18 @@ class Loader:
         With `ahead` the steps must come one after the other, and none after an exception. Raises ValueError where they
         do not, what the source raises, and RuntimeError where a worker has died.
         """
-        if self._ahead and step != self._next:
-            raise ValueError(f"mini-batch {step} was asked for, and {self._next} is the next that the workers have")
-        keys = [None] * len(self._parts) if self._ahead else self._keys(step)
+        if step != self._next:
+            if self._ahead:
+                raise ValueError(f"mini-batch {step} was asked for, and {self._next} is the next that the workers have")
+            self._steps = self._map(self._made, count(step))
         self._next = None
-        parts = [self._part(step, rows, key) for rows, key in zip(self._parts, keys, strict=True)]
+        parts = next(self._steps)
         self._next = step + 1
         return parts
+
+    def _made(self, step):
+        keys = [None] * len(self._parts) if self._ahead else self._keys(step)
+        return [self._part(step, rows, key) for rows, key in zip(self._parts, keys, strict=True)]
 
     def _keys(self, step):
         indices = self._batches.indices(step)
@@ -71,20 +78,24 @@ class Loader:
         draw = self._batches.draw_at(step)
 
         def drawn(function):
-            return torch.from_numpy(np.array(draw(function)[rows])).to(self._device, non_blocking=True)
+            return to_device(torch.from_numpy(np.array(draw(function)[rows])), self._device)
 
         return rows.stop - rows.start, self._source.prepare(to_device(batch, self._device), drawn)
 
 
-def sweep(source, indices, device, ahead=None):
+def sweep(source, indices, device, ahead=None, stream=None):
     """Yield (samples, batch) for each array of `indices`, prepared without chance, on the device.
 
-    source, ahead: as Loader has them. What a dataset draws all the same is a function of the first index.
+    source, ahead, stream: as Loader has them. What a dataset draws all the same is a function of the first index.
     """
     keys = [Key(np.asarray(some), words_of(source, some), source.part if ahead else None) for some in indices]
     found = (fetch(source, key) for key in keys) if ahead is None else ahead.sweep(keys)
-    for key, batch in zip(keys, found, strict=True):
-        yield len(key.indices), source.prepare(to_device(batch, device), None)
+
+    def made(fetched):
+        key, batch = fetched
+        return len(key.indices), source.prepare(to_device(batch, device), None)
+
+    yield from (map if stream is None else stream.map)(made, zip(keys, found, strict=True))
 
 
 def words_of(source, indices):

@@ -13,23 +13,41 @@ def to_device(batch, device):
     What has a method `to(device)` moves itself. Anything else, such as a NumPy array, stays as it is. Tensors reach
     CUDA from pinned memory, without waiting.
     """
+
+    def move(tensor):
+        if device.type == "cuda":
+            tensor = pin(tensor)
+        return tensor.to(device, non_blocking=True)
+
+    return each(batch, move, lambda thing: thing.to(device))
+
+
+def pinned(batch):
+    """`batch` with the tensors that `to_device` finds in pinned memory; what moves itself stays as it is."""
+    return each(batch, pin, lambda thing: thing)
+
+
+def pin(tensor):
+    return tensor.pin_memory() if tensor.device.type == "cpu" and not tensor.is_pinned() else tensor
+
+
+def each(batch, of_tensor, of_mover):
+    """`batch` with of_tensor(tensor) for its tensors, and of_mover(thing) for what has a method `to`."""
     if isinstance(batch, torch.Tensor):
-        if device.type == "cuda" and batch.device.type == "cpu" and not batch.is_pinned():
-            batch = batch.pin_memory()
-        return batch.to(device, non_blocking=True)
+        return of_tensor(batch)
     if isinstance(batch, type):
         return batch
     if callable(getattr(batch, "to", None)):
-        return batch.to(device)
+        return of_mover(batch)
     if dataclasses.is_dataclass(batch):
         moved = copy.copy(batch)
         for field in dataclasses.fields(batch):
             if hasattr(batch, field.name):
                 # of a frozen one, too
-                object.__setattr__(moved, field.name, to_device(getattr(batch, field.name), device))
+                object.__setattr__(moved, field.name, each(getattr(batch, field.name), of_tensor, of_mover))
         return moved
     if isinstance(batch, Mapping):
-        pairs = {key: to_device(value, device) for key, value in batch.items()}
+        pairs = {key: each(value, of_tensor, of_mover) for key, value in batch.items()}
         if not isinstance(batch, MutableMapping):
             return type(batch)(pairs)
         # it may be more than its pairs, as a defaultdict is
@@ -37,10 +55,10 @@ def to_device(batch, device):
         moved.update(pairs)
         return moved
     if isinstance(batch, tuple):
-        items = [to_device(item, device) for item in batch]
+        items = [each(item, of_tensor, of_mover) for item in batch]
         return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
     if isinstance(batch, list):
         moved = copy.copy(batch)
-        moved[:] = [to_device(item, device) for item in batch]
+        moved[:] = [each(item, of_tensor, of_mover) for item in batch]
         return moved
     return batch

@@ -14,7 +14,7 @@ ALGORITHM_NAMES = {"parle": "Parle", "elastic_sgd": "Elastic-SGD", "entropy_sgd"
 DATA_NAMES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
 # settings that do not make one run's result another kind of result
 INCIDENTAL = {
-    "data": {"path", "node_copy", "checksum"},
+    "data": {"path", "node_copy", "checksum", "device_memory"},
     "run": {
         *("seed", "save_replicas", "validate_every", "device", "trace"),
         *("checkpoint_every", "checkpoint_minutes", "keep", "check_every", "patience", "grace"),

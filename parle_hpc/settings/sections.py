@@ -56,6 +56,13 @@ class Data(Section):
     workers: int = Field(
         0, ge=0, le=1024, description="processes a rank that read samples ahead, for data that are slow to read"
     )
+    device_memory: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="share of a GPU's free memory that the data may take, where they fit into it and there are no "
+        "workers; 0 leaves them in the host's",
+    )
     augment: bool = Field(False, description="mirror training images by chance, and shift them by up to 4 pixels")
 
 
@@ -203,7 +210,7 @@ class NoOptions(Section):
 
 IMAGES = "images"
 # what says nothing of other tasks: {section: keys}, and of those what each task takes
-DATA_FILE = {"name", "path", "node_copy", "checksum"}
+DATA_FILE = {"name", "path", "node_copy", "checksum", "device_memory"}
 OF_TASKS = {"data": DATA_FILE | {"samples", "preprocessing", "augment"}, "model": set(Model.model_fields)}
 TAKEN = {IMAGES: OF_TASKS, "language": {"data": DATA_FILE}}
 

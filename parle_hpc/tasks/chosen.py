@@ -62,6 +62,18 @@ class Sources:
     def __getitem__(self, part):
         return getattr(self, part)
 
+    @property
+    def nbytes(self):
+        """Bytes of both parts in the memory of a device; 0 where the task's data sets cannot lie there."""
+        datasets = self.train.dataset, self.validation.dataset
+        can = all(hasattr(dataset, "resident") for dataset in datasets)
+        return sum(dataset.nbytes for dataset in datasets) if can else 0
+
+    def reside(self, device):
+        """Bring both parts into the memory of a device, where mini-batches are gathered from now on."""
+        for source in (self.train, self.validation):
+            source.dataset = source.dataset.resident(device)
+
     def __getstate__(self):
         return self._settings.model_dump()
 

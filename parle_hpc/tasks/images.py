@@ -3,6 +3,7 @@
 from torch.nn.functional import cross_entropy
 
 from ..data.augment import PAD, augment, moves
+from ..data.resident import Resident, upload
 from ..data.store import open_dataset
 from ..errors import BadInput
 from .network import network
@@ -71,3 +72,12 @@ class Gathered:
 
     def __getitems__(self, indices):
         return self._part.gather(indices)
+
+    @property
+    def nbytes(self):
+        return self._part.images.nbytes + self._part.labels.nbytes
+
+    def resident(self, device):
+        """The same in the memory of a device."""
+        images, labels = (upload(array, device) for array in self._part[:2])
+        return Resident(len(labels), lambda at: (images[at], labels[at]), device)

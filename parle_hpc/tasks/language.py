@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from ..data.resident import Resident, upload
 from ..errors import BadInput
 from ..models.gpt import GPT
 from ..settings.language import Language
@@ -59,8 +60,9 @@ class LanguageModel(Task):
         return Windows(self.data.test, context + 1, context)
 
     def collate(self, samples):
-        """Windows as one int64 tensor, (samples, length)."""
-        return torch.from_numpy(np.asarray(samples, np.int64))
+        """Windows as int64, (samples, length)."""
+        # without the sign that Windows gave them
+        return samples.long() & (1 << 8 * samples.itemsize) - 1
 
     def prepare(self, batch, draw):
         """(T tokens of each window, the tokens after them), from a place on drawn from 0 to T - 1; 0 without `draw`.
@@ -69,7 +71,7 @@ class LanguageModel(Task):
         """
         context = self.options.context
         if draw is not None:
-            offsets = draw(lambda generator, count: generator.integers(0, context, count)).to(batch.device)
+            offsets = draw(lambda generator, count: generator.integers(0, context, count))
             batch = batch.gather(1, offsets[:, None] + torch.arange(context + 1, device=batch.device))
         return batch[:, :context], batch[:, 1 : context + 1]
 
@@ -90,17 +92,30 @@ class LanguageModel(Task):
 
 
 class Windows:
-    """Runs of `length` tokens, each `stride` after the last, as rows; none reaches beyond the end."""
+    """Runs of `length` tokens, each `stride` after the last, as rows; none reaches beyond the end.
+
+    They are given as the signed integers of the same bits: of others torch knows little.
+    """
 
     def __init__(self, tokens, length, stride):
+        self._tokens, self._length, self._stride = tokens.view(f"i{tokens.itemsize}"), length, stride
         # a view of the memory map: nothing is read yet
-        self._rows = np.lib.stride_tricks.sliding_window_view(tokens, length)[::stride]
+        self._rows = np.lib.stride_tricks.sliding_window_view(self._tokens, length)[::stride]
 
     def __len__(self):
         return len(self._rows)
 
     def __getitem__(self, index):
-        return self._rows[index]
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices):
-        return self._rows[indices]
+        return torch.from_numpy(self._rows[indices])
+
+    @property
+    def nbytes(self):
+        return self._tokens.nbytes
+
+    def resident(self, device):
+        """The same in the memory of a device."""
+        rows = upload(self._tokens, device).unfold(0, self._length, self._stride)
+        return Resident(len(self), lambda at: rows[at], device)

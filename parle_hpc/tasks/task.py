@@ -37,7 +37,8 @@ class Task:
         options: an object of Options, a pydantic model, whose fields have defaults, types and bounds.
         lower_is_better: of the first score.
         units: {score: what is written behind it}, "%" for instance.
-        draws: whether the samples of `dataset` have chance in them, for which its generators are then seeded.
+        draws: whether the samples of `dataset` have chance in them, for which its generators are then seeded. Where
+            not, a thread fetches them beside a GPU.
         evaluation_batch: samples in a forward pass of a validation; None: as many as a rank trains with at once.
     """
 
@@ -71,7 +72,7 @@ class Task:
         """A batch as `loss` and `scores` see it, made on the device that trains.
 
         Args:
-            batch: what `collate` made, moved to the device.
+            batch: what `collate` made, moved to the device. On a GPU the next one is prepared while this one trains.
             draw: for chance, such as augmentation; None where the network is validated. draw(f) gives this rank's rows
                 of f(generator, count), an array with a row for each of the `count` samples of the replica's mini-batch:
                 a function of seed, replica and step, whatever the number of ranks.

@@ -1,6 +1,7 @@
 """A run on this rank, put together and checked on all ranks: everything that the loop needs, as one frozen object."""
 
 import math
+import os
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,11 +18,12 @@ from ..algorithms.inners import INNERS
 from ..algorithms.parle import Parle
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
-from ..cluster.agreement import by_first
+from ..cluster.agreement import by_first, from_all
 from ..cluster.topology import Topology
 from ..data.ahead import Ahead, ahead_of
 from ..data.loader import Loader
 from ..data.split import MiniBatches, seen_by
+from ..data.stream import stream_of
 from ..errors import BadInput
 from ..settings import DATA_PARALLEL, ROUNDS, Settings
 from ..settings import write as write_settings
@@ -29,6 +31,7 @@ from .computing import Computing, compiled, settle_precision
 from .folder import cannot_be_written
 from .memory import keep_freed
 from .opening import check_data, check_task, checked_model, open_task
+from .resident import keep_on
 from .schedule import Schedule
 from .session import Session
 from .summary import headline
@@ -45,7 +48,7 @@ class Parts:
     Attributes:
         settings, topology, session: as given.
         computing: Computing, which has the Task and the network.
-        ahead: processes that read samples ahead, or None.
+        ahead: processes or the thread that fetch samples ahead, or None.
         loader: Loader of this rank's mini-batches.
         B: mini-batches in a pass.
         params, optimizer, scheduler: the network's parameters, and what moves them.
@@ -94,37 +97,30 @@ def set_up(settings, session):
     model = make_model(settings, train, t, device)
     computing, params = Computing(task, model, device, settings.run.precision), list(model.parameters())
     optimizer = make_optimizer(settings, params, t, batches.B)
-    if not settings.task.file:
-        # the tasks that come with parle_hpc change no weights behind the optimiser's back
-        optimizer.watches_blocks = False
+    # the tasks that come with parle_hpc change no weights behind the optimiser's back
+    optimizer.watches_blocks = optimizer.watches_blocks and bool(settings.task.file)
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
     tally, samples = Tally(), [len(train), len(sources.validation)]
     finished = is_finished(session, rounds)
-    if session.first_round > rounds and not finished:
-        raise BadInput(
-            f"--schedule.max_rounds or epochs: {rounds} rounds, and {stored.folder} has {session.first_round} already; "
-            "give more"
-        )
-    if stored is not None and not finished:
-        check_data(stored, samples, settings)
-        check_task(stored, settings)
     session.lower_is_better = task.lower_is_better
     if not finished:
+        check_stored(session, settings, samples, rounds)
         by_first(t, write_config, settings, out)
         facts = facts_of(settings, samples)
         session.take_up(model, optimizer, {"schedule": scheduler, "tally": tally}, batches_per_pass=batches.B, **facts)
+    resident, feed = make_feed(settings, sources, device, t, finished)
     mean = ", or is loss() no mean over the mini-batch?" if settings.task.file else ""
     session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}{mean}; no reference was written"
     session.news = [
         headline(settings, t, task, samples, params, rounds, optimizer.round_length, device),
         f"writes into {out}, with seed {settings.run.seed}",
+        *resident,
         *cut_short(settings.schedule, rounds),
         *session.news,
     ]
-    d, first = settings.data, session.first_round * optimizer.round_length
-    loader = partial(Loader, train, batches, device, accumulate=d.accumulate)
-    ahead = ahead_of(sources, d.workers, device)
-    validator = make_validator(settings, session, optimizer, (computing, sources), seen, ahead)
+    first = session.first_round * optimizer.round_length
+    loader = partial(Loader, train, batches, device, accumulate=settings.data.accumulate)
+    validator = make_validator(settings, session, optimizer, (computing, sources), seen, feed)
     if settings.run.compile and not finished:
         session.news.append(compiled(computing, loader()(first), validator.whole_batches(), t))
     return Parts(
@@ -132,8 +128,8 @@ def set_up(settings, session):
         topology=t,
         session=session,
         computing=computing,
-        ahead=ahead,
-        loader=loader(ahead=ahead, first=first),
+        ahead=feed["ahead"],
+        loader=loader(first=first, **feed),
         B=batches.B,
         params=params,
         optimizer=optimizer,
@@ -144,6 +140,34 @@ def set_up(settings, session):
         validator=validator,
         trace=partial(trace_of, settings.run.trace, min(1, rounds - 1), out / "traces", t.world.Get_rank()),
     )
+
+
+def check_stored(session, settings, samples, rounds):
+    """Raises BadInput where what the run goes on from is of other data, another task, or more rounds."""
+    stored = session.stored
+    if session.first_round > rounds:
+        raise BadInput(
+            f"--schedule.max_rounds or epochs: {rounds} rounds, and {stored.folder} has {session.first_round} already; "
+            "give more"
+        )
+    if stored is not None:
+        check_data(stored, samples, settings)
+        check_task(stored, settings)
+
+
+def make_feed(settings, sources, device, topology, finished):
+    """(Lines to say, {"ahead": Ahead, "stream": Stream}) of how samples come to the device. Collective over all ranks.
+
+    The Sources may be on it from then on, but not of a run that is `finished`.
+    """
+    here = os.uname().nodename, str(device)
+    ranks = from_all(topology.world, here).count(here)
+    resident = [] if finished else keep_on(device, sources, settings.data, ranks)
+    thread = not (sources.task.draws or resident)
+    return resident, {
+        "ahead": ahead_of(sources, settings.data.workers, device, thread=thread),
+        "stream": stream_of(device),
+    }
 
 
 def is_finished(session, rounds):
@@ -225,13 +249,13 @@ def facts_of(settings, samples):
     }
 
 
-def make_validator(settings, session, optimizer, what, seen, ahead):
-    """What validates the reference; what: (Computing, Sources)."""
+def make_validator(settings, session, optimizer, what, seen, feed):
+    """What validates the reference; what: (Computing, Sources); feed: the Ahead and the Stream of Validation."""
     t, d, beat = session.topology, settings.data, session.watchdog.beat
     # of one replica that sees a part, the training score is that of the part
     used = seen if settings.algorithm.name in DATA_PARALLEL else None
     at_once = what[1].task.evaluation_batch or -(-d.batch_size // (t.m * d.accumulate))
-    validation = partial(Validation, *what, d.batch_size, at_once=at_once, ahead=ahead, seen=used)
+    validation = partial(Validation, *what, d.batch_size, at_once=at_once, seen=used, **feed)
     return Validator(
         optimizer,
         validation(comm=t.world, beat=beat),

@@ -31,14 +31,18 @@ class Validation:
         sources: Sources of the training and the validation samples.
         batch_size: samples in a batch that gives BatchNorm statistics: the mini-batch of training.
         at_once: samples in a forward pass without gradients.
-        ahead: Ahead, whose processes fetch; None: they are fetched here.
+        ahead: Ahead, which fetches; None: they are fetched here.
+        stream: Stream, on which a batch is prepared while the one before it is scored; None: one after the other.
         comm: mpi4py communicator among whose ranks the work is divided; None for this process alone.
         seen: indices of the training samples to use; None for all of them.
         beat: called with each batch.
     """
 
-    def __init__(self, computing, sources, batch_size, *, at_once, ahead=None, comm=None, seen=None, beat=None):
-        self._beat, self._ahead, self._computing = beat or (lambda: None), ahead, computing
+    def __init__(
+        self, computing, sources, batch_size, *, at_once, ahead=None, stream=None, comm=None, seen=None, beat=None
+    ):
+        self._beat, self._ahead, self._stream = beat or (lambda: None), ahead, stream
+        self._computing = computing
         self.model, self.task, self.batch_size = computing.model, computing.task, batch_size
         self.group, self._at_once = Group(comm), at_once
         self._train, self._test = sources.train, sources.validation
@@ -46,7 +50,7 @@ class Validation:
         self._comm, self._names = comm, None
 
     def _batches(self, source, indices):
-        for found in sweep(source, indices, self._computing.device, self._ahead):
+        for found in sweep(source, indices, self._computing.device, self._ahead, self._stream):
             self._beat()
             yield found
 

@@ -141,11 +141,11 @@ def test_a_prepared_cifar_states_its_whitening(cifar10):
 def test_augmentation_is_a_mirror_and_a_crop_of_the_padded_image():
     images = torch.rand(12, 3, 10, 8)
     rng = np.random.default_rng(0)
-    moves = rng.integers(0, [2, 2 * PAD + 1, 2 * PAD + 1], (12, 3))
+    moves = torch.from_numpy(rng.integers(0, [2, 2 * PAD + 1, 2 * PAD + 1], (12, 3)))
     moved = augment(images, moves)
     padded = np.pad(images.numpy(), [(0, 0), (0, 0), (PAD, PAD), (PAD, PAD)], mode="reflect")
     for image, result, (mirror, top, left) in zip(padded, moved.numpy(), moves, strict=True):
         crop = image[:, top : top + 10, left : left + 8]
         assert np.array_equal(result, crop[:, :, ::-1] if mirror else crop)
     assert moved.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(augment(images, np.tile([0, PAD, PAD], (12, 1))), images)
+    assert torch.equal(augment(images, torch.tensor([[0, PAD, PAD]]).expand(12, 3)), images)

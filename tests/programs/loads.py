@@ -1,4 +1,4 @@
-"""A process that loads mini-batches in two workers, and ends as its first argument says; one is a rank of MPI."""
+"""A process that loads mini-batches in two workers or a thread, and ends as its first argument says; one is a rank."""
 
 import os
 import signal
@@ -75,12 +75,30 @@ def as_a_rank(folder):
     print("the same")
 
 
+class Endless:
+    """The second sample never comes."""
+
+    def __getitem__(self, index):
+        if index:
+            time.sleep(10_000)
+        return index
+
+
+def threaded():
+    """A thread fetches what never comes."""
+    loader = Loader(FirstOf(Endless()), InOrder(), torch.device("cpu"), ahead=Ahead(FirstOf(Endless()), 0, False))
+    loader(0)
+    raise KeyError("raised")
+
+
 if __name__ == "__main__":
     way = sys.argv[1]
     if way == "under_signals":
         under_signals()
     elif way == "as_a_rank":
         as_a_rank(sys.argv[2])
+    elif way == "threaded":
+        threaded()
     elif way == "starts":
         workers = Workers(FirstOf(Stuck(sys.argv[2])), iter([]), 2, False)
         print("stuck", flush=True)

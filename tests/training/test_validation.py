@@ -8,6 +8,7 @@ from torch.optim.swa_utils import update_bn
 from parle_hpc import Parle, batchnorm_of_reference, models
 from parle_hpc.cluster.agreement import Group
 from parle_hpc.data.store import open_dataset
+from parle_hpc.data.stream import Stream
 from parle_hpc.errors import BadInput
 from parle_hpc.settings import load
 from parle_hpc.tasks.chosen import Sources
@@ -56,6 +57,21 @@ def test_the_training_model_is_untouched(digits):
     assert not torch.equal(state["1.running_mean"], before["1.running_mean"])
     assert 70 < test.scores["error"] < 100
     assert 70 < train.scores["error"] < 100
+
+
+def test_scores_are_the_same_where_the_next_batch_is_made_while_one_is_scored(digits):
+    class Counted(Stream):
+        sweeps = 0
+
+        def map(self, function, items):
+            self.sweeps += 1
+            return super().map(function, items)
+
+    cpu, model, sources = torch.device("cpu"), network().float(), Sources(load(["--data.path", str(digits)]))
+    stream, computing = Counted(cpu), Computing(sources.task, model, cpu)
+    found = [Validation(computing, sources, 64, at_once=100, stream=s).validate(limit=3)[:2] for s in (None, stream)]
+    assert found[0] == found[1]
+    assert stream.sweeps == 3
 
 
 def test_untouched_restores_after_an_error():
