@@ -206,9 +206,9 @@ start_again() {
     local before=${SLURM_RESTART_COUNT:-0}
     if ((before >= PARLE_HPC_RESTARTS)); then
         say "saved, but started again $before times already; if that is as it should be, export PARLE_HPC_RESTARTS=N"
-    elif scontrol requeue "$SLURM_JOB_ID"; then
-        say "saved; job $SLURM_JOB_ID is queued again, restart $((before + 1)) of at most $PARLE_HPC_RESTARTS"
     else
-        say "saved, but the job cannot be requeued; see the line above"
+        # before it is: Slurm then ends this script, perhaps before its next line
+        say "saved; job $SLURM_JOB_ID is queued again, restart $((before + 1)) of at most $PARLE_HPC_RESTARTS"
+        scontrol requeue "$SLURM_JOB_ID" || say "saved, but the job cannot be requeued; see the line above"
     fi
 }

@@ -26,16 +26,13 @@ def small(tmp_path_factory, digits):
     def get(name):
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            if name in TEXTS:
-                made[name] = small_text(name, folder)
-                return made[name]
-            made[name] = prepare(name, SMALL[name](folder), folder / f"{name}.h5")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("parle_hpc.data.prepare.fit_zca", lambda images: (np.zeros(PIXELS), np.eye(PIXELS)))
+                patch.setattr(sources, "MNIST_FILES", sources.MNIST_FILES)
+                made[name] = SMALL[name](folder)
         return made[name]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "MNIST_FILES", sources.MNIST_FILES)
-        patch.setattr("parle_hpc.data.prepare.fit_zca", lambda images: (np.zeros(PIXELS), np.eye(PIXELS)))
-        yield get
+    return get
 
 
 def small_mnist(folder):
@@ -47,33 +44,43 @@ def small_mnist(folder):
             (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
             files[part].append((name, hashlib.md5(idx(array)).hexdigest()))
     sources.MNIST_FILES = files
-    return folder
+    return prepare("mnist", folder, folder / "mnist.h5")
 
 
 def small_cifar10(folder):
-    return raw.archive(raw.binary(raw.cifar(10), 10), "cifar-10-batches-bin", folder / "cifar-10-binary.tar.gz")
+    source = raw.archive(raw.binary(raw.cifar(10), 10), "cifar-10-batches-bin", folder / "cifar-10-binary.tar.gz")
+    return prepare("cifar10", source, folder / "cifar10.h5")
 
 
 def small_cifar100(folder):
-    return raw.archive(raw.python(raw.cifar(100, 200), 100), "cifar-100-python", folder / "cifar-100-python.tar.gz")
+    source = raw.archive(raw.python(raw.cifar(100, 200), 100), "cifar-100-python", folder / "cifar-100-python.tar.gz")
+    return prepare("cifar100", source, folder / "cifar100.h5")
 
 
 def small_svhn(folder):
     raw.svhn(folder, (60, 60, 30))
-    return folder
+    return prepare("svhn", folder, folder / "svhn.h5")
 
 
-def small_text(name, folder):
-    if name == TOPICS:
-        return prepare(name, out=folder / f"{name}.h5")
+def small_topics(folder):
+    return prepare(TOPICS, out=folder / f"{TOPICS}.h5")
+
+
+def small_shakespeare(folder):
     (folder / "input.txt").write_text("To be, or not to be, that is the question. " * 200)
-    return prepare_text("text", [folder / "input.txt"], folder / f"{name}.h5")
+    return prepare_text("text", [folder / "input.txt"], folder / "shakespeare.h5")
 
 
 PIXELS = 3 * 32 * 32  # of CIFAR
-TEXTS = (TOPICS, "shakespeare")
 SMALL_GPT = ("--task.depth", 1, "--task.width", 24, "--task.heads", 2, "--task.context", 16)
-SMALL = {"mnist": small_mnist, "cifar10": small_cifar10, "cifar100": small_cifar100, "svhn": small_svhn}
+SMALL = {
+    "mnist": small_mnist,
+    "cifar10": small_cifar10,
+    "cifar100": small_cifar100,
+    "svhn": small_svhn,
+    TOPICS: small_topics,
+    "shakespeare": small_shakespeare,
+}
 
 
 @pytest.fixture(scope="module")
