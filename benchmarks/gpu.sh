@@ -57,9 +57,9 @@ trainer() { step "$1" python benchmarks/trainer.py --device "$device" "${@:2}"; 
 [ -n "$dry" ] || printf '# parle_hpc on a GPU, %s\n' "$(date -u +%F)" > "$page"
 if [ "$device" = cuda ]; then
     step 20 nvidia-smi
-    repeat=(--repeat 20) few=(--repeat 8) rounds=() wide=()
+    repeat=(--repeat 20) few=(--repeat 8) rounds=() wide=() network=wrn_28_10
 else
-    repeat=(--repeat 1) few=(--repeat 1) rounds=(--schedule.max_rounds 2) wide=(--batch 2)
+    repeat=(--repeat 1) few=(--repeat 1) rounds=(--schedule.max_rounds 2) wide=(--batch 2) network=wrn_16_4
 fi
 python -c 'import horovod.torch as hvd; raise SystemExit(not hvd.mpi_built())' 2> "$work/none" ||
     step 300 python install/horovod.py ${sdist:+--sdist "$sdist"}
@@ -70,10 +70,10 @@ train 2 two --replicas 2 "${rounds[@]}"
 train 4 four --replicas 2 "${rounds[@]}"
 [ ! -e data/mnist.h5 ] || train 1 mnist --recipe lenet_mnist --schedule.max_rounds "${rounds[1]:-200}"
 trainer 60 --cases lenet_mnist gpt_text "${repeat[@]}" --precision fp32 bf16
-trainer 60 --cases wrn_28_10 "${few[@]}" "${wide[@]}" --precision bf16
-trainer 60 --cases wrn_28_10 "${few[@]}" "${wide[@]}" --precision bf16 --algorithm sgd
-trainer 90 --cases wrn_28_10 "${few[@]}" "${wide[@]}" --precision bf16 --compile yes
-trainer 90 --cases allcnn wrn_16_4 gpt_text "${few[@]}" "${wide[@]}" --precision bf16 --compile no yes
+trainer 60 --cases "$network" "${few[@]}" "${wide[@]}" --precision bf16
+trainer 60 --cases "$network" "${few[@]}" "${wide[@]}" --precision bf16 --algorithm sgd
+trainer 120 --cases "$network" "${few[@]}" "${wide[@]}" --precision bf16 --compile yes
+trainer 150 --cases allcnn gpt_text "${few[@]}" "${wide[@]}" --precision bf16 --compile no yes
 step 60 python benchmarks/step.py --device "$device" "${few[@]}"
 step 60 python benchmarks/input.py --device "$device" "${few[@]}" "${wide[@]}"
 [ -n "$dry" ] || echo "$failed failed; the page is $page"
