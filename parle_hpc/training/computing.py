@@ -1,7 +1,7 @@
 """A task's loss and scores as a run computes them: in its precision, and compiled where that was asked for."""
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -70,7 +70,7 @@ class Computing:
         return self.task.loss(self.model, batch), self.task.scores(self.model, batch)
 
     def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
+        return torch.autocast(self.device.type, torch.bfloat16) if self._half else nullcontext()
 
     def loss(self, batch):
         """The loss of a mini-batch that is trained with, shape (), with its graph."""
