@@ -45,7 +45,7 @@ job = set_up(settings, Session(out=settings.out, topology=topology))
 models.build = original
 if settings.algorithm.name in ("sgd", "elastic_sgd"):
     job.optimizer.round_length = 20
-job.model.train()
+job.computing.model.train()
 while job.tally.step < 20:
     loop.one_round(job)
 job.session.watchdog.close()
