@@ -15,8 +15,8 @@ import traceback
 from itertools import count
 
 from ..errors import BAD_INPUT, BadInput, Disagreement, say
-from .fingerprint import compare, numbered
-from .waiting import OTHERS_WAIT, calls_so_far, leave, now_waits, waits
+from .fingerprint import compare
+from .waiting import OTHERS_WAIT, calls_so_far, leave, now_waits, numbered, waits
 
 LONG, LOOK, FIRST = 3.0, 0.25, 2.0  # seconds: a wait that is worth telling, between two looks, and for rank 0 to speak
 REPORT, QUESTION = 1, 2  # tags

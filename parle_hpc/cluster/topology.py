@@ -8,13 +8,15 @@ must not start MPI.
 """
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from ..errors import BadInput
+from ..errors import BadInput, say
+from . import gpus
 from .fingerprint import compare
 from .gradients import GradientMean
 from .leftovers import launched
@@ -78,14 +80,6 @@ def mpi():
     return MPI
 
 
-def a_gpu(environment):
-    """How to come by a GPU."""
-    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
-        if name in environment:
-            return f"unset {name}, which is {environment[name]!r} and may hide it; or ask for a GPU"
-    return "ask for a GPU"
-
-
 def some(tensors, function):
     """The tensors as a list, in which there are some."""
     found = list(tensors)
@@ -118,6 +112,7 @@ class Topology:
         replica_index, place: this rank's replica, 0 to n - 1, and its place in it, 0 to m - 1.
         n, m: replicas, and ranks in each.
         local_rank, threads: rank on this node, and CPU threads that are this rank's share of the node's cores.
+        seats: the gpus.Seat of each rank, in their order.
     """
 
     world: Any
@@ -129,8 +124,10 @@ class Topology:
     place: int
     local_rank: int
     threads: int
+    seats: list[gpus.Seat]
     _last: ClassVar["Topology | None"] = None  # a process has one at a time, as it has one Horovod
     _lookout: Lookout | None = None
+    _told = False  # what there is to say of GPUs
 
     @classmethod
     def split(cls, *, replicas: int, patience: float = PATIENCE) -> "Topology":
@@ -210,28 +207,35 @@ class Topology:
     def _share_node(self, MPI):
         node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = node.Get_rank()
-        # NCCL refuses two ranks on one GPU; the ranks of a replica must go the same way
-        host = not self._hvd.nccl_built() or node.Get_size() > torch.cuda.device_count()
-        self._gradients_on_host = any(self.replica.allgather(host))
-        mine = os.sched_getaffinity(0)
-        everyone = node.allgather(mine)
+        rank = self.world.Get_rank()
+        found = gpus.find(torch.cuda, self.local_rank, os.environ)
+        mine = gpus.Seat(rank, socket.gethostname(), node.bcast(rank), bool(self._hvd.nccl_built()), *found)
+        self.seats = self.world.allgather(mine)
+        first = self.replica_index * self.m
+        self._gradients_on_host = gpus.through_host(self.seats[first : first + self.m])
+        cores = os.sched_getaffinity(0)
+        everyone = node.allgather(cores)
         node.Free()
         # a core that k ranks may use counts as 1/k for each of them
-        share = sum(1 / sum(core in cores for cores in everyone) for core in mine)
+        share = sum(1 / sum(core in others for others in everyone) for core in cores)
         self.threads = max(1, int(share + 1e-9))
 
     def device(self, choice: str) -> torch.device:
-        """torch device of this rank: "cpu", "cuda", or with "auto" a GPU where there is one; local rank % GPUs.
+        """torch device of this rank: "cpu", "cuda", or with "auto" a GPU where there are some.
 
-        Raises BadInput where "cuda" is asked for and there is none.
+        It is the GPU local rank % GPUs of those that this rank sees. Rank 0 says so, once, where ranks share one.
+        Raises BadInput, on all ranks, where "cuda" is asked for and there is none, or where some ranks alone see one.
         """
         if not threads_are_chosen(os.environ):
             torch.set_num_threads(self.threads)
-        if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        rank = self.world.Get_rank()
+        number = gpus.device_of(self.seats[rank], self.seats, choice, os.environ)
+        if number is None:
             return torch.device("cpu")
-        if not torch.cuda.is_available():
-            raise BadInput(f"--run.device cuda: torch finds no GPU here; use --run.device cpu, or {a_gpu(os.environ)}")
-        device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+        if rank == 0 and not self._told and (line := gpus.slower(self.seats, self.m)):
+            say(line)
+        self._told = True
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
         return device
 

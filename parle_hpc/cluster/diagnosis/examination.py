@@ -56,7 +56,7 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
     software = probes.installed(torch, start.mpi_libraries())
     software["MPI"] = MPI.Get_library_version().split(",")[0].strip()
     software["Horovod"] += " with NCCL" if hvd.nccl_built() else " without NCCL"
-    device, gpu, count = probes.find_device(torch, here.local_rank)
+    device = probes.find_device(torch, here.local_rank)
     if chief:
         show({**software, "launcher": probes.launcher(here)})
     step(
@@ -71,7 +71,7 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
     step("gathering what the ranks see", given.wait, OTHERS)
     cores = frozenset(os.sched_getaffinity(0))
     host = socket.gethostname()
-    mine = findings.Rank(here.rank, host, cores, os.cpu_count(), device, gpu, count, software)
+    mine = findings.Rank(here.rank, host, cores, os.cpu_count(), device, software)
     ranks = world.gather(mine)
     if chief:
         print(f"MPI counts {here.size} rank{'s' * (here.size > 1)}, as the launcher does, with MPI_THREAD_MULTIPLE.\n")
@@ -94,8 +94,8 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
         found = [
             *findings.different_versions(ranks),
             *findings.shared_cores(ranks, here.launcher, strays.binding(environment)),
-            *findings.shared_gpus(ranks, here.launcher),
-            *findings.slow_gradients(ranks, m, hvd.nccl_built()),
+            *findings.shared_gpus(groups.seats, m, here.launcher),
+            *findings.slow_gradients(groups.seats, m),
             *findings.folder(sights, path, os.environ.get("HDF5_USE_FILE_LOCKING")),
             *findings.held(path, holder),
             *strays.find(environment, here, groups.threads, job, start.can_be_written),
