@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing, nullcontext
+from functools import partial
 
 import torch
 
@@ -44,12 +45,12 @@ def validate(parts, round, last=False):
 def one_round(parts):
     """L times (8a) and (8b), which ends with (8c) and (8d)."""
     p, optimizer, session, started = parts, parts.optimizer, parts.session, time.perf_counter()
-    a = p.settings.algorithm
+    a, follow = p.settings.algorithm, partial(p.topology.follow_backward, p.params)
     before = coupling_counters(optimizer)
     values = {"gamma": optimizer.gamma, "rho": optimizer.rho, "lr": optimizer.param_groups[0]["lr"]}
     for _ in range(optimizer.round_length):
         optimizer.zero_grad()
-        session.loss(backward(p.task, p.model, p.loader(p.tally.step)))
+        session.loss(backward(p.task, p.model, p.loader(p.tally.step), follow if a.inside == "gradients" else None))
         if a.inside == "gradients":
             p.topology.average_gradients(p.params)
         if a.clip is not None:
@@ -66,13 +67,18 @@ def one_round(parts):
     session.event("round", p.tally.step - 1, **values, samples_per_second=samples / seconds, **took)
 
 
-def backward(task, model, parts):
-    """Gradients of the mean loss of a mini-batch, part by part, each (samples, batch); the loss, shape ()."""
+def backward(task, model, parts, follow=None):
+    """Gradients of the mean loss of a mini-batch, part by part, each (samples, batch); the loss, shape ().
+
+    follow: called before the last part's backward pass.
+    """
     total, count = 0.0, sum(samples for samples, _ in parts)
-    for samples, batch in parts:
+    for number, (samples, batch) in enumerate(parts, 1):
         loss = task.loss(model, batch)
         if len(parts) > 1:
             loss = loss * (samples / count)
+        if follow is not None and number == len(parts):
+            follow()
         loss.backward()
         total = total + loss.detach()
     return total

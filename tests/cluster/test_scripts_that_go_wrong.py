@@ -11,7 +11,7 @@ from helpers.mpi import mpirun, our_lines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-SHAPES = {"2x1": (2, 2), "1x2": (2, 1), "2x2": (4, 2)}  # ranks, replicas
+SHAPES = {"2x1": (2, 2), "1x2": (2, 1), "2x2": (4, 2), "1x2 in buckets": (2, 1, "buckets")}  # ranks, replicas
 DISAGREE, STUCK = 2, 1  # exit statuses
 
 WITH_A_LINE = [
@@ -38,6 +38,17 @@ WITH_A_LINE = [
     ("skipped batch", "1x2", STUCK, "rank 0 waiting for the other ranks in average_gradients (number 10)"),
     ("skipped backward and average", "1x2", DISAGREE, "the number of optimiser steps is 1 on rank 0, 2 on rank 1"),
     ("leaves", "2x2", STUCK, "rank 2 waiting for the other ranks in average_gradients (number 4); rank 3 at the end"),
+    ("other network", "1x2 in buckets", DISAGREE, "the shapes of the parameters differ between rank 0 and rank 1"),
+    ("other shape", "1x2 in buckets", DISAGREE, "the shapes of the parameters differ between rank 0 and rank 1"),
+    ("other weights at the start", "1x2 in buckets", DISAGREE, "the weights at the start (call topology.broadcast"),
+    ("skipped average", "1x2 in buckets", DISAGREE, "the weights differ between rank 0 and rank 1"),
+    ("skipped batch", "1x2 in buckets", STUCK, "rank 0 waiting for the other ranks in average_gradients (number 10)"),
+    (
+        "followed by others",
+        "1x2 in buckets",
+        DISAGREE,
+        "the number of buckets (every rank or none calls follow_b",
+    ),
     ("bad input", "1x2", DISAGREE, "--run.device cuda: torch finds no GPU here"),
     ("broadcasts alone", "2x1", STUCK, "rank 1 waiting for the other ranks in Topology.broadcast (number 1)"),
     (
@@ -61,6 +72,7 @@ RIGHT = [
     ("as it should be", "2x2"),
     ("world for cross without replica", "2x2"),
     ("skipped backward", "1x2"),
+    ("skipped backward", "1x2 in buckets"),
     ("horovods tools", "1x2"),
     ("state of rank 0", "1x2"),
     ("slow is not dead", "2x1"),
@@ -73,9 +85,9 @@ RIGHT = [
 @cache
 def started(case, shape):
     """The finished script, the same one for all tests."""
-    ranks, replicas = SHAPES[shape]
+    ranks, *arguments = SHAPES[shape]
     # far less than the patience of 600 s, after which there would be a line about time alone
-    return mpirun(ranks, "-m", "programs.misuse", case, replicas, timeout=200)
+    return mpirun(ranks, "-m", "programs.misuse", case, *arguments, timeout=200)
 
 
 @pytest.mark.parametrize(("case", "shape", "status", "line"), WITH_A_LINE)
@@ -104,7 +116,7 @@ def test_what_looks_wrong_and_is_not_ends_alike_on_all_ranks(case, shape):
     result = started(case, shape)
     assert result.returncode == 0, result.stdout + result.stderr
     everyone = json.loads(result.stdout)
-    ranks, replicas = SHAPES[shape]
+    ranks, replicas, *_ = SHAPES[shape]
     m = ranks // replicas
     assert all(rank["steps"] == everyone[0]["steps"] for rank in everyone)
     assert all(rank["reference"] == everyone[0]["reference"] for rank in everyone)
@@ -134,7 +146,8 @@ def test_weights_that_others_change_reach_the_reference_where_state_is_divided()
 
 def test_gradients_of_the_same_parameters_are_averaged():
     """A gradient that a rank does not have counts as zero, and stays None where no rank has it."""
-    for rank in json.loads(started("other branches", "1x2").stdout):
-        assert rank["gradients"] == [[0.5], [1.0], None]
+    for shape in ("1x2", "1x2 in buckets"):
+        for rank in json.loads(started("other branches", shape).stdout):
+            assert rank["gradients"] == [[0.5], [1.0], None]
     for rank in json.loads(started("bfloat16", "1x2").stdout):
         assert (rank["gradients"], rank["type"]) == ([1.5] * 3, "torch.bfloat16")

@@ -7,6 +7,7 @@ import socket
 from ...errors import BAD_INPUT, BadInput
 from .. import hold
 from ..leftovers import launched
+from ..placement import divide
 from ..waiting import OTHERS_WAIT, leave
 from . import findings, probes, strays
 from .supervise import LAST
@@ -25,7 +26,7 @@ def load(given, here, step):
     except (ImportError, OSError) as error:
         raise BadInput(f"torch cannot be loaded ({error}); pip install the torch that fits this machine") from None
     try:
-        m = topology.divide(here.size, given.replicas)
+        m = divide(here.size, given.replicas)
     except BadInput as error:
         step(LAST, 2 * OTHERS_WAIT, OTHERS)
         leave(error, BAD_INPUT)
