@@ -179,8 +179,7 @@ class Topology:
             sys.excepthook = self._lookout.failed
 
     def _begin_mean(self, tensor, name):
-        # a group of its own: see prepare_environment
-        return self._hvd.grouped_allreduce_async_([tensor], op=self._hvd.Average, name=name)
+        return self._hvd.allreduce_async_(tensor, op=self._hvd.Average, name=name)
 
     def _start_horovod(self):
         if os.environ.get("HOROVOD_TIMELINE"):
