@@ -49,7 +49,7 @@ HOST, TURNS = ": their gradients go through the host; start as many", "; start a
     ("m", "here", "way", "line"),
     [
         (2, seats(*FOUR), [False, False], None),
-        (2, seats("a", "b", "a", "b", nodes=(0, 0, 1, 1)), [False, False], None),
+        (4, seats("a", "b", "a", "b", nodes=(0, 0, 1, 1)), [False], None),
         (2, seats("a", "b", "c", "c"), [False, True], f"ranks 2, 3 on host0 share one GPU{HOST}"),
         (2, seats("a", "a", "a", "a"), [True, True], f"ranks 0, 1, 2, 3 on host0 share one GPU{HOST}"),
         (
