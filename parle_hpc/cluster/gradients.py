@@ -26,6 +26,17 @@ optimiser_of = WeakTensorKeyDictionary()  # {parameter: weak reference to the Fl
 GONE = 20.0  # seconds after which a rank that Horovod says is gone is believed to be
 
 
+def some(tensors, function):
+    """The tensors as a list, in which there are some."""
+    found = list(tensors)
+    if not found:
+        raise ValueError(
+            f"{function} was given no tensors; a generator such as model.parameters(), or filter(...), is used up once "
+            "something has gone through it: give a list"
+        )
+    return found
+
+
 def with_gradients(params):
     """Those that have or get a gradient, as a list."""
     return [p for p in params if p.requires_grad or p.grad is not None]

@@ -19,7 +19,7 @@ import torch
 from ..errors import BadInput, say
 from . import gpus
 from .fingerprint import compare
-from .gradients import GradientMean
+from .gradients import GradientMean, some
 from .leftovers import launched
 from .lookout import Lookout, one_line
 from .placement import divide
@@ -70,17 +70,6 @@ def mpi():
     from mpi4py import MPI
 
     return MPI
-
-
-def some(tensors, function):
-    """The tensors as a list, in which there are some."""
-    found = list(tensors)
-    if not found:
-        raise ValueError(
-            f"{function} was given no tensors; a generator such as model.parameters(), or filter(...), is used up once "
-            "something has gone through it: give a list"
-        )
-    return found
 
 
 def world_ranks(comm):
@@ -295,9 +284,10 @@ class Topology:
         """Replace every gradient by its mean over the ranks of the replica, through Horovod.
 
         A gradient that a rank does not have counts as zero where another one has it, and stays None where none has.
-        The gradients travel as one buffer, in float32, or float64 where a parameter is, so that the order of sums does
-        not depend on timing: two runs give the same bits, and so do the ranks of one replica. Collective over the
-        replica, once a mini-batch on each of its ranks, also on one that has skipped its backward pass.
+        The gradients travel as one buffer, or in the buckets of `follow_backward`, in float32, or float64 where a
+        parameter is, so that the order of sums does not depend on timing: two runs give the same bits, and so do the
+        ranks of one replica. Collective over the replica, once a mini-batch on each of its ranks, also on one that has
+        skipped its backward pass.
 
         Raises ValueError where there are no parameters, as in a generator that is used up; RuntimeError for a sparse
         gradient; Disagreement, on all ranks of the replica, where they do not hold the same weights, have other
