@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import torch
 
+from ..cluster.buckets import SPARSE
 from ..cluster.fingerprint import digest, in_memory_order
-from ..cluster.gradients import SPARSE
 
 CACHE_BLOCK = 1 << 18  # elements; the six vectors of an inner step, in float32, are 6 MB
 OTHER_WEIGHTS = (

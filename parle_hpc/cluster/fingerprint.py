@@ -5,6 +5,7 @@ import hashlib
 import torch
 
 from ..errors import Disagreement
+from .waiting import numbered
 
 INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
 
@@ -52,9 +53,3 @@ def difference(name, values, ranks, shown):
     usual = max(found.values(), key=len)
     others = [rank for on in found.values() if on is not usual for rank in on]
     return f"{name} differ between {numbered(usual)} and {numbered(others)}"
-
-
-def numbered(ranks):
-    """Ranks as a line names them."""
-    shown = ", ".join(map(str, ranks[:6])) + (f" and {len(ranks) - 6} more" if len(ranks) > 6 else "")
-    return f"rank{'s' * (len(ranks) > 1)} {shown}"

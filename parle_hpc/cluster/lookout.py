@@ -15,8 +15,8 @@ import traceback
 from itertools import count
 
 from ..errors import BAD_INPUT, BadInput, Disagreement, say
-from .fingerprint import compare, numbered
-from .waiting import OTHERS_WAIT, calls_so_far, leave, now_waits, waits
+from .fingerprint import compare
+from .waiting import OTHERS_WAIT, calls_so_far, leave, now_waits, numbered, waits
 
 LONG, FIRST = 3.0, 2.0  # seconds: a wait that is worth telling, and for rank 0 to speak
 LOOK, AT_THE_END = 0.25, 0.02  # seconds between two looks

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from ..errors import BadInput
+
 
 class Placement(NamedTuple):
     """Rank and size of the world, rank and number of ranks on this node (None where unknown), and who started it."""
@@ -99,3 +101,14 @@ def claims(environment):
 def placement(environment):
     """Placement from a mapping of environment variables; a plain process is rank 0 of 1."""
     return next(iter(claims(environment)), Placement(0, 1, 0, 1, "none"))
+
+
+def divide(size: int, replicas: int) -> int:
+    """Ranks in a replica, m. Raises BadInput where `size` ranks do not divide into `replicas`."""
+    if replicas < 1 or size % replicas:
+        right = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+        raise BadInput(
+            f"--replicas {replicas} does not divide {size} rank{'s' * (size > 1)}; possible here: {right}; "
+            f"or start a multiple of {replicas} ranks"
+        )
+    return size // replicas

@@ -28,6 +28,8 @@ def prepare_environment(environment, cores, patience=PATIENCE):
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
         environment.setdefault("HOROVOD_CYCLE_TIME", "5")
     environment.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(patience)))
+    # what Horovod joins, and so the order of sums, depends on timing; this keeps single tensors apart, too
+    environment["HOROVOD_DISABLE_GROUP_FUSION"] = "1"
     # it is started on an MPI communicator, which gloo, if it was built with it, cannot take
     environment["HOROVOD_CONTROLLER"] = "mpi"
     if environment.get("HOROVOD_CPU_OPERATIONS", "").lower() == "gloo":

@@ -7,18 +7,22 @@ gradients stay inside a node. mpi4py is imported in functions, because a loader 
 must not start MPI.
 """
 
+import math
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from ..errors import BadInput
+from ..errors import BadInput, say
+from . import gpus
 from .fingerprint import compare
-from .gradients import GradientMean
+from .gradients import GradientMean, some
 from .leftovers import launched
 from .lookout import Lookout, one_line
+from .placement import divide
 from .start import finalise, mpi_libraries, prepare_environment, start, threads_are_chosen
 from .waiting import PATIENCE, be_patient, bounded, called, waits
 
@@ -28,18 +32,8 @@ LATE = (
     "another rank has not come to it, see its output; ranks that come later than that need more --run.patience, in a "
     "script Topology.split(patience=SECONDS)"
 )
+BUCKET = 1_000_000  # bytes of gradients that travel together where a replica spans nodes
 REPLICA = "parle_hpc's replica"  # the name that MPI knows the communicator by
-
-
-def divide(size: int, replicas: int) -> int:
-    """Ranks in a replica, m. Raises BadInput where `size` ranks do not divide into `replicas`."""
-    if replicas < 1 or size % replicas:
-        right = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
-        raise BadInput(
-            f"--replicas {replicas} does not divide {size} rank{'s' * (size > 1)}; possible here: {right}; "
-            f"or start a multiple of {replicas} ranks"
-        )
-    return size // replicas
 
 
 def load():
@@ -78,25 +72,6 @@ def mpi():
     return MPI
 
 
-def a_gpu(environment):
-    """How to come by a GPU."""
-    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
-        if name in environment:
-            return f"unset {name}, which is {environment[name]!r} and may hide it; or ask for a GPU"
-    return "ask for a GPU"
-
-
-def some(tensors, function):
-    """The tensors as a list, in which there are some."""
-    found = list(tensors)
-    if not found:
-        raise ValueError(
-            f"{function} was given no tensors; a generator such as model.parameters(), or filter(...), is used up once "
-            "something has gone through it: give a list"
-        )
-    return found
-
-
 def world_ranks(comm):
     """World ranks of an mpi4py communicator's members, in its order; None for what is no MPI communicator."""
     if not hasattr(comm, "Get_group"):
@@ -118,6 +93,7 @@ class Topology:
         replica_index, place: this rank's replica, 0 to n - 1, and its place in it, 0 to m - 1.
         n, m: replicas, and ranks in each.
         local_rank, threads: rank on this node, and CPU threads that are this rank's share of the node's cores.
+        seats: the gpus.Seat of each rank, in their order.
     """
 
     world: Any
@@ -129,8 +105,10 @@ class Topology:
     place: int
     local_rank: int
     threads: int
+    seats: list[gpus.Seat]
     _last: ClassVar["Topology | None"] = None  # a process has one at a time, as it has one Horovod
     _lookout: Lookout | None = None
+    _told = False  # what there is to say of GPUs
 
     @classmethod
     def split(cls, *, replicas: int, patience: float = PATIENCE) -> "Topology":
@@ -175,16 +153,22 @@ class Topology:
         self._check_groups()
         self._share_node(MPI)
         self._all = tuple(range(n * m))
-        mine = world_ranks(self.replica)
+        ranks = world_ranks(self.replica)
         self._gradient_mean = GradientMean(
-            self._mean_of_replica, mine, self.place, self.replica.allgather, self._gradients_on_host
+            self._begin_mean,
+            self._hvd.synchronize,
+            ranks,
+            self.place,
+            self.replica.allgather,
+            on_host=self._gradients_on_host,
+            least=BUCKET if len({self.seats[rank].node for rank in ranks}) > 1 else math.inf,
         )
         if n * m > 1:
             self._lookout = Lookout(self.world)
             sys.excepthook = self._lookout.failed
 
-    def _mean_of_replica(self, tensor):
-        self._hvd.allreduce_(tensor, op=self._hvd.Average, name=f"gradients {tensor.dtype}")
+    def _begin_mean(self, tensor, name):
+        return self._hvd.allreduce_async_(tensor, op=self._hvd.Average, name=name)
 
     def _start_horovod(self):
         if os.environ.get("HOROVOD_TIMELINE"):
@@ -210,28 +194,35 @@ class Topology:
     def _share_node(self, MPI):
         node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = node.Get_rank()
-        # NCCL refuses two ranks on one GPU; the ranks of a replica must go the same way
-        host = not self._hvd.nccl_built() or node.Get_size() > torch.cuda.device_count()
-        self._gradients_on_host = any(self.replica.allgather(host))
-        mine = os.sched_getaffinity(0)
-        everyone = node.allgather(mine)
+        rank = self.world.Get_rank()
+        found = gpus.find(torch.cuda, self.local_rank, os.environ)
+        mine = gpus.Seat(rank, socket.gethostname(), node.bcast(rank), bool(self._hvd.nccl_built()), *found)
+        self.seats = self.world.allgather(mine)
+        first = self.replica_index * self.m
+        self._gradients_on_host = gpus.through_host(self.seats[first : first + self.m])
+        cores = os.sched_getaffinity(0)
+        everyone = node.allgather(cores)
         node.Free()
         # a core that k ranks may use counts as 1/k for each of them
-        share = sum(1 / sum(core in cores for cores in everyone) for core in mine)
+        share = sum(1 / sum(core in others for others in everyone) for core in cores)
         self.threads = max(1, int(share + 1e-9))
 
     def device(self, choice: str) -> torch.device:
-        """torch device of this rank: "cpu", "cuda", or with "auto" a GPU where there is one; local rank % GPUs.
+        """torch device of this rank: "cpu", "cuda", or with "auto" a GPU where there are some.
 
-        Raises BadInput where "cuda" is asked for and there is none.
+        It is the GPU local rank % GPUs of those that this rank sees. Rank 0 says so, once, where ranks share one.
+        Raises BadInput, on all ranks, where "cuda" is asked for and there is none, or where some ranks alone see one.
         """
         if not threads_are_chosen(os.environ):
             torch.set_num_threads(self.threads)
-        if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        rank = self.world.Get_rank()
+        number = gpus.device_of(self.seats[rank], self.seats, choice, os.environ)
+        if number is None:
             return torch.device("cpu")
-        if not torch.cuda.is_available():
-            raise BadInput(f"--run.device cuda: torch finds no GPU here; use --run.device cpu, or {a_gpu(os.environ)}")
-        device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+        if rank == 0 and not self._told and (line := gpus.slower(self.seats, self.m)):
+            say(line)
+        self._told = True
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
         return device
 
@@ -278,13 +269,25 @@ class Topology:
                 self.world.Bcast(host.reshape(-1).view(torch.uint8).numpy())
                 tensor.detach().copy_(host)
 
+    def follow_backward(self, params: Iterable[torch.nn.Parameter]) -> None:
+        """Send gradients off during the backward pass that comes next, the last of a mini-batch, where that is faster.
+
+        Where the replica spans nodes they travel in buckets of 1 MB, in one order, and `average_gradients` sends the
+        rest; elsewhere this does nothing. Two runs give the same bits, which with 3 or more ranks are not those of one
+        buffer. Called on every rank of the replica before its first mini-batch, or on none; nothing may change
+        gradients between the backward pass and `average_gradients`, which raises RuntimeError where something has.
+        """
+        if self.m > 1:
+            self._gradient_mean.follow(some(params, "follow_backward"))
+
     def average_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its mean over the ranks of the replica, through Horovod.
 
         A gradient that a rank does not have counts as zero where another one has it, and stays None where none has.
-        The gradients travel as one buffer, in float32, or float64 where a parameter is, so that the order of sums does
-        not depend on timing: two runs give the same bits, and so do the ranks of one replica. Collective over the
-        replica, once a mini-batch on each of its ranks, also on one that has skipped its backward pass.
+        The gradients travel as one buffer, or in the buckets of `follow_backward`, in float32, or float64 where a
+        parameter is, so that the order of sums does not depend on timing: two runs give the same bits, and so do the
+        ranks of one replica. Collective over the replica, once a mini-batch on each of its ranks, also on one that has
+        skipped its backward pass.
 
         Raises ValueError where there are no parameters, as in a generator that is used up; RuntimeError for a sparse
         gradient; Disagreement, on all ranks of the replica, where they do not hold the same weights, have other

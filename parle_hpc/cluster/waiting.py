@@ -163,6 +163,12 @@ def where(rank):
     return f"rank {rank} on {socket.gethostname()}"
 
 
+def numbered(ranks):
+    """Ranks as a line names them."""
+    shown = ", ".join(map(str, ranks[:6])) + (f" and {len(ranks) - 6} more" if len(ranks) > 6 else "")
+    return f"rank{'s' * (len(ranks) > 1)} {shown}"
+
+
 class Watchdog:
     """Ends the job with one line if this rank makes no progress for `patience` seconds, a little later if it waits.
 

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing, nullcontext
+from functools import partial
 
 import torch
 
@@ -59,9 +60,11 @@ def one_round(parts):
 def mini_batch(parts):
     """(8a) and (8b); nothing in it waits for the device, but at the end of a round."""
     p, a = parts, parts.settings.algorithm
+    averages = a.inside == "gradients"
     p.optimizer.zero_grad()
-    p.session.loss(backward(p.computing, p.loader(p.tally.step)))
-    if a.inside == "gradients":
+    follow = partial(p.topology.follow_backward, p.params) if averages else None
+    p.session.loss(backward(p.computing, p.loader(p.tally.step), follow))
+    if averages:
         p.topology.average_gradients(p.params)
     if a.clip is not None:
         torch.nn.utils.clip_grad_norm_(p.params, a.clip)
@@ -71,13 +74,18 @@ def mini_batch(parts):
     p.session.watchdog.beat()
 
 
-def backward(computing, parts):
-    """Gradients of the mean loss of a mini-batch, part by part, each (samples, batch); the loss, shape ()."""
+def backward(computing, parts, follow=None):
+    """Gradients of the mean loss of a mini-batch, part by part, each (samples, batch); the loss, shape ().
+
+    follow: called before the last part's backward pass.
+    """
     total, count = 0.0, sum(samples for samples, _ in parts)
-    for samples, batch in parts:
+    for number, (samples, batch) in enumerate(parts, 1):
         loss = computing.loss(batch)
         if len(parts) > 1:
             loss = loss * (samples / count)
+        if follow is not None and number == len(parts):
+            follow()
         loss.backward()
         total = total + loss.detach()
     return total

@@ -1,7 +1,6 @@
 """A run on this rank, put together and checked on all ranks: everything that the loop needs, as one frozen object."""
 
 import math
-import os
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ from ..algorithms.inners import INNERS
 from ..algorithms.parle import Parle
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
-from ..cluster.agreement import by_first, from_all
+from ..cluster.agreement import by_first
 from ..cluster.topology import Topology
 from ..data.ahead import Ahead, ahead_of
 from ..data.loader import Loader
@@ -156,12 +155,12 @@ def check_stored(session, settings, samples, rounds):
 
 
 def make_feed(settings, sources, device, topology, finished):
-    """(Lines to say, {"ahead": Ahead, "stream": Stream}) of how samples come to the device. Collective over all ranks.
+    """(Lines to say, {"ahead": Ahead, "stream": Stream}) of how samples come to the device.
 
     The Sources may be on it from then on, but not of a run that is `finished`.
     """
-    here = os.uname().nodename, str(device)
-    ranks = from_all(topology.world, here).count(here)
+    mine = topology.seats[topology.world.Get_rank()]
+    ranks = sum((seat.node, seat.device) == (mine.node, mine.device) for seat in topology.seats)
     resident = [] if finished else keep_on(device, sources, settings.data, ranks)
     thread = not (sources.task.draws or resident)
     return resident, {

@@ -24,6 +24,7 @@ NAMED = [
     (reference.MPIReference, "poll"),
     (reference.MPIReference, "collect"),
     (Gather, "__call__"),
+    (Topology, "follow_backward"),
     (Topology, "average_gradients"),
     (Topology, "gather_shares"),
     (parle.Parle, "_couple"),

@@ -22,7 +22,7 @@ ORACLE = {
 }
 SHARDED = ((2, 1), (3, 1), (2, 2), (1, 4))
 VALIDATED = ((1, 1), (2, 1), (3, 1))
-SHAPES = (*ORACLE, (1, 4))
+SHAPES = (*ORACLE, (1, 3), (1, 4))
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def printed(digits, tmp_path_factory):
             commands["sharded",] = ("sharded.py", n)
         if shape in VALIDATED:
             commands["validates",] = ("validates.py", digits, folder / f"{n}.npz")
+        if m > 1:
+            commands["buckets",] = ("buckets.py", n)
         if shape == (2, 1):
             commands["travels",] = ("travels.py",)
         return dict(zip(commands, pass_in_turn(n * m, *commands.values()), strict=True))
@@ -68,6 +70,18 @@ def test_groups_gradients_and_broadcast(printed, shape):
 @pytest.mark.parametrize(("shape", "case"), [(shape, case) for shape, cases in ORACLE.items() for case in cases])
 def test_many_ranks_are_one_process(printed, shape, case):
     assert printed(shape, "oracle", *case).split() == list(case[2:])
+
+
+@pytest.mark.parametrize("shape", [(n, m) for n, m in SHAPES if m > 1])
+def test_buckets_have_the_same_bits_whenever_they_are_sent(printed, shape):
+    (_, m), everyone = shape, json.loads(printed(shape, "buckets"))
+    for place, (found, missing, refused) in enumerate(everyone):
+        assert len(found) == 1
+        assert found.keys() == everyone[place // m * m][0].keys()
+        # sums of two do not know an order
+        assert max(missing, *found.values()) <= (0 if m == 2 else 1e-6)
+        assert ["have changed since" in line for line in refused] == [True, True, False]
+        assert refused[2].endswith("comes average_gradients, of the same parameters")
 
 
 WAYS = (

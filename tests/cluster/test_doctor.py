@@ -11,20 +11,29 @@ from helpers.planted import DOCTOR, alone, at_once, changes, hurried, on_core, t
 
 from parle_hpc.cluster.diagnosis import findings
 from parle_hpc.cluster.diagnosis.findings import Rank, Sight
+from parle_hpc.cluster.gpus import Seat
 from parle_hpc.cluster.hold import Hold
 
 CORES = os.sched_getaffinity(0)
 ENOUGH = "All is well: "
 
 
-def ranks(*places, gpus=(), versions=()):
-    """Ranks from (host, cores), with GPUs' identities and versions of torch where given."""
+def ranks(*places, versions=()):
+    """Ranks from (host, cores), with versions of torch where given."""
     found = []
     for number, (host, cores) in enumerate(places):
-        gpu = gpus[number] if gpus else None
         version = versions[number] if versions else "1"
-        found.append(Rank(number, host, frozenset(cores), 8, "device", gpu, 2 * bool(gpu), {"torch": version}))
+        found.append(Rank(number, host, frozenset(cores), 8, "device", {"torch": version}))
     return found
+
+
+def seats(*cards, nccl=True):
+    """Seats of ranks that take these GPUs, two on host a and the others on host b; None for none."""
+    hosts = zip("aabb", (0, 0, 2, 2), cards, strict=False)
+    return [
+        Seat(rank, host, node, nccl, *((2, rank % 2, card, card) if card else (0,)))
+        for rank, (host, node, card) in enumerate(hosts)
+    ]
 
 
 def sights(*two, **differs):
@@ -57,21 +66,22 @@ def test_shared_cores(places, who):
 
 
 def test_shared_gpus():
-    four = [("a", {0}), ("a", {1}), ("b", {0}), ("b", {1})]
-    assert findings.shared_gpus(ranks(*four), "Slurm") == []
-    assert findings.shared_gpus(ranks(*four, gpus=("A", "B", "C", "D")), "Slurm") == []
-    (shared,) = findings.shared_gpus(ranks(*four, gpus=("A", "B", "C", "C")), "Open MPI")
-    assert shared.startswith("ranks 2-3 on b share one GPU")
-    assert shared.endswith("mpirun --map-by ppr:2:node")
-    (some,) = findings.shared_gpus(ranks(*four, gpus=("A", "B", None, None)), "Slurm")
+    assert findings.shared_gpus(seats(None, None, None, None), 2, "Slurm") == []
+    assert findings.shared_gpus(seats("A", "B", "A", "B"), 2, "Slurm") == []
+    for m, inside in ((1, False), (2, True)):
+        (shared,) = findings.shared_gpus(seats("A", "B", "A", "A"), m, "Open MPI")
+        assert shared.startswith("ranks 2-3 on b share one GPU")
+        assert shared.endswith("mpirun --map-by ppr:2:node")
+        assert ("over the host's memory" in shared) == inside
+    (some,) = findings.shared_gpus(seats("A", "B", None, None), 2, "Slurm")
     assert some.startswith("ranks 2-3 on b see no GPU, the others do; ask for GPUs on every node (#SBATCH")
 
 
 def test_gradients_over_the_host():
-    two = ranks(("a", {0}), ("a", {1}), gpus=("A", "B"))
-    assert len(findings.slow_gradients(two, 2, nccl=False)) == 1
-    assert findings.slow_gradients(two, 1, nccl=False) == findings.slow_gradients(two, 2, nccl=True) == []
-    assert findings.slow_gradients(ranks(("a", {0}), ("a", {1})), 2, nccl=False) == []
+    two = seats("A", "B", nccl=False)
+    assert len(findings.slow_gradients(two, 2)) == 1
+    assert findings.slow_gradients(two, 1) == findings.slow_gradients(seats("A", "B"), 2) == []
+    assert findings.slow_gradients(seats(None, None, nccl=False), 2) == []
 
 
 def test_versions_that_differ():

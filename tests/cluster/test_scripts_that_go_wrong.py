@@ -11,7 +11,7 @@ from helpers.mpi import mpirun, our_lines, pass_in_turn
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-SHAPES = {"2x1": (2, 2), "1x2": (2, 1), "2x2": (4, 2)}  # ranks, replicas
+SHAPES = {"2x1": (2, 2), "1x2": (2, 1), "2x2": (4, 2), "1x2 in buckets": (2, 1, "buckets")}  # ranks, replicas
 DISAGREE, STUCK = 2, 1  # exit statuses
 
 WITH_A_LINE = [
@@ -38,6 +38,17 @@ WITH_A_LINE = [
     ("skipped batch", "1x2", STUCK, "rank 0 waiting for the other ranks in average_gradients (number 10)"),
     ("skipped backward and average", "1x2", DISAGREE, "the number of optimiser steps is 1 on rank 0, 2 on rank 1"),
     ("leaves", "2x2", STUCK, "rank 2 waiting for the other ranks in average_gradients (number 4); rank 3 at the end"),
+    ("other network", "1x2 in buckets", DISAGREE, "the shapes of the parameters differ between rank 0 and rank 1"),
+    ("other shape", "1x2 in buckets", DISAGREE, "the shapes of the parameters differ between rank 0 and rank 1"),
+    ("other weights at the start", "1x2 in buckets", DISAGREE, "the weights at the start (call topology.broadcast"),
+    ("skipped average", "1x2 in buckets", DISAGREE, "the weights differ between rank 0 and rank 1"),
+    ("skipped batch", "1x2 in buckets", STUCK, "rank 0 waiting for the other ranks in average_gradients (number 10)"),
+    (
+        "followed by others",
+        "1x2 in buckets",
+        DISAGREE,
+        "the number of buckets (every rank or none calls follow_b",
+    ),
     ("bad input", "1x2", DISAGREE, "--run.device cuda: torch finds no GPU here"),
     ("broadcasts alone", "2x1", STUCK, "rank 1 waiting for the other ranks in Topology.broadcast (number 1)"),
     (
@@ -61,12 +72,14 @@ RIGHT = [
     ("as it should be", "2x2"),
     ("world for cross without replica", "2x2"),
     ("skipped backward", "1x2"),
+    ("skipped backward", "1x2 in buckets"),
     ("horovods tools", "1x2"),
     ("state of rank 0", "1x2"),
     ("slow is not dead", "2x1"),
     ("masked", "2x2"),
     ("averaged by others", "1x2"),
     ("other branches", "1x2"),
+    ("other branches", "1x2 in buckets"),
     ("bfloat16", "1x2"),
     ("loaded", "2x2"),
 ]
@@ -74,17 +87,17 @@ RIGHT = [
 
 def started(case, shape):
     """The finished script."""
-    ranks, replicas = SHAPES[shape]
+    ranks, *arguments = SHAPES[shape]
     # far less than the patience of 600 s, after which there would be a line about time alone
-    return mpirun(ranks, "-m", "programs.misuse", case, replicas, timeout=200)
+    return mpirun(ranks, "-m", "programs.misuse", case, *arguments, timeout=200)
 
 
 @cache
 def right(shape):
     """What each rank says at the end, by case, of those of RIGHT in this shape, one after the other in one start."""
-    ranks, replicas = SHAPES[shape]
+    ranks, *arguments = SHAPES[shape]
     cases = [case for case, its in RIGHT if its == shape]
-    commands = [("-m", "programs.misuse", case, replicas) for case in cases]
+    commands = [("-m", "programs.misuse", case, *arguments) for case in cases]
     printed = pass_in_turn(ranks, *commands, timeout=200)
     return {case: json.loads(told) for case, told in zip(cases, printed, strict=True)}
 
@@ -113,7 +126,7 @@ def test_what_fails_on_a_rank_ends_all_with_its_traceback(case, shape, last):
 @pytest.mark.parametrize(("case", "shape"), RIGHT)
 def test_what_looks_wrong_and_is_not_ends_alike_on_all_ranks(case, shape):
     everyone = right(shape)[case]
-    ranks, replicas = SHAPES[shape]
+    ranks, replicas, *_ = SHAPES[shape]
     m = ranks // replicas
     assert len(everyone) == ranks
     assert all(rank["steps"] == everyone[0]["steps"] for rank in everyone)
@@ -143,7 +156,8 @@ def test_weights_that_others_change_reach_the_reference_where_state_is_divided()
 
 def test_gradients_of_the_same_parameters_are_averaged():
     """A gradient that a rank does not have counts as zero, and stays None where no rank has it."""
-    for rank in right("1x2")["other branches"]:
-        assert rank["gradients"] == [[0.5], [1.0], None]
+    for shape in ("1x2", "1x2 in buckets"):
+        for rank in right(shape)["other branches"]:
+            assert rank["gradients"] == [[0.5], [1.0], None]
     for rank in right("1x2")["bfloat16"]:
         assert (rank["gradients"], rank["type"]) == ([1.5] * 3, "torch.bfloat16")

@@ -1,13 +1,26 @@
 """Topology, Horovod and Parle under a real mpirun."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 from helpers.mpi import ENVIRONMENT, mpirun, our_lines
+from helpers.namespaces import Cluster, why_not
 
 pytestmark = pytest.mark.cluster
+
+
+@pytest.mark.skipif(why_not() is not None, reason=f"no hosts as network namespaces: {why_not()}")
+def test_gradients_leave_during_the_backward_pass_where_a_replica_spans_hosts():
+    with Cluster(2) as cluster:
+        result = cluster.mpirun(4, "spans.py")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [
+        [[0, 0, 2, 2], [[2, [1.5]]] * 4],
+        [[0, 0, 2, 2], [[0, [0.5]]] * 2 + [[0, [2.5]]] * 2],
+    ]
 
 
 def test_ranks_that_do_not_divide_are_refused():

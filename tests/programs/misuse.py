@@ -1,5 +1,6 @@
-"""A user's script in which one thing is wrong, or looks so: python -m programs.misuse CASE REPLICAS.
+"""A user's script in which one thing is wrong, or looks so: python -m programs.misuse CASE REPLICAS [buckets].
 
+With "buckets" gradients travel as between nodes, those of v as soon as they are there.
 Started without rank.py: what ends the ranks is the package. At the end rank 0 prints what all ranks hold as JSON.
 """
 
@@ -12,13 +13,15 @@ import torch
 from parle_hpc import Parle, Topology, batchnorm_of_reference
 
 L, STEPS, at = 4, 10, 1
-case, replicas = sys.argv[1], int(sys.argv[2])
+case, replicas, *buckets = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 if case == "hvd.init before split":
     import horovod.torch as hvd
 
     hvd.init()
 torch.set_num_threads(1)
 t = Topology.split(replicas=replicas)
+if buckets:
+    t._gradient_mean.least = 8
 r, last = t.world.Get_rank(), t.n * t.m - 1
 alone = r == last  # the rank on which something is different
 torch.manual_seed(r if case == "other weights at the start" else 0)
@@ -33,7 +36,9 @@ def make(params=both, **options):
 
 def backward(k):
     for p in both:
-        p.grad = torch.full_like(p, 0.1 * (k + 1) * (t.replica_index + 1))
+        p.grad = None
+    t.follow_backward(both)
+    sum((p * (0.1 * (k + 1) * (t.replica_index + 1))).sum() for p in both).backward()
 
 
 def validate(o):
@@ -201,6 +206,12 @@ def skipped_backward():
     loop("backward")
 
 
+def followed_by_others():
+    if not alone:
+        t.follow_backward(both)
+    t.average_gradients(both)
+
+
 def averaged_by_others():
     """Gradients that the ranks of a replica have averaged in another way, or that are the same."""
     loop("average", everywhere=True)
@@ -217,9 +228,10 @@ def never_averaged():
 
 def other_branches():
     w.grad, v.grad = (torch.ones_like(w), None) if t.place == 0 else (None, torch.full_like(v, 2.0))
-    unused = torch.nn.Parameter(torch.zeros(2))
-    t.average_gradients([w, v, unused])
-    tell(make(), gradients=[w.grad.unique().tolist(), v.grad.unique().tolist(), unused.grad])
+    params = [w, v, torch.nn.Parameter(torch.zeros(2))]
+    t.follow_backward(params)
+    t.average_gradients(params)
+    tell(make(), gradients=[w.grad.unique().tolist(), v.grad.unique().tolist(), params[2].grad])
 
 
 def bfloat16():

@@ -7,6 +7,7 @@ import socket
 from ...errors import BAD_INPUT, BadInput
 from .. import hold
 from ..leftovers import launched
+from ..placement import divide
 from ..waiting import OTHERS_WAIT, leave
 from . import findings, probes, strays
 from .supervise import LAST
@@ -25,7 +26,7 @@ def load(given, here, step):
     except (ImportError, OSError) as error:
         raise BadInput(f"torch cannot be loaded ({error}); pip install the torch that fits this machine") from None
     try:
-        m = topology.divide(here.size, given.replicas)
+        m = divide(here.size, given.replicas)
     except BadInput as error:
         step(LAST, 2 * OTHERS_WAIT, OTHERS)
         leave(error, BAD_INPUT)
@@ -56,7 +57,7 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
     software = probes.installed(torch, start.mpi_libraries())
     software["MPI"] = MPI.Get_library_version().split(",")[0].strip()
     software["Horovod"] += " with NCCL" if hvd.nccl_built() else " without NCCL"
-    device, gpu, count = probes.find_device(torch, here.local_rank)
+    device = probes.find_device(torch, here.local_rank)
     if chief:
         show({**software, "launcher": probes.launcher(here)})
     step(
@@ -71,7 +72,7 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
     step("gathering what the ranks see", given.wait, OTHERS)
     cores = frozenset(os.sched_getaffinity(0))
     host = socket.gethostname()
-    mine = findings.Rank(here.rank, host, cores, os.cpu_count(), device, gpu, count, software)
+    mine = findings.Rank(here.rank, host, cores, os.cpu_count(), device, software)
     ranks = world.gather(mine)
     if chief:
         print(f"MPI counts {here.size} rank{'s' * (here.size > 1)}, as the launcher does, with MPI_THREAD_MULTIPLE.\n")
@@ -94,8 +95,8 @@ def examine(MPI, hvd, m, given, here, step, reference_over):
         found = [
             *findings.different_versions(ranks),
             *findings.shared_cores(ranks, here.launcher, strays.binding(environment)),
-            *findings.shared_gpus(ranks, here.launcher),
-            *findings.slow_gradients(ranks, m, hvd.nccl_built()),
+            *findings.shared_gpus(groups.seats, m, here.launcher),
+            *findings.slow_gradients(groups.seats, m),
             *findings.folder(sights, path, os.environ.get("HDF5_USE_FILE_LOCKING")),
             *findings.held(path, holder),
             *strays.find(environment, here, groups.threads, job, start.can_be_written),

@@ -6,6 +6,8 @@ A line says where, what, and the command or setting that puts it right.
 from collections import defaultdict
 from dataclasses import dataclass
 
+from ..gpus import SOME_WITHOUT, sharing
+
 LEAST_FREE = 100_000_000  # bytes
 UNBIND = {
     "Open MPI": "start with mpirun --bind-to none",
@@ -17,18 +19,13 @@ FEWER = {"Open MPI": "mpirun --map-by ppr:{}:node", "Slurm": "#SBATCH --ntasks-p
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank: where it runs, the cores it may use out of those of its node, its device, what it has loaded.
-
-    gpu: the identity of its GPU, and gpus_seen how many GPUs it can see; None and 0 on a CPU.
-    """
+    """One rank: where it runs, the cores it may use out of those of its node, its device, what it has loaded."""
 
     rank: int
     host: str
     cores: frozenset
     node_cores: int
     device: str
-    gpu: str | None
-    gpus_seen: int
     versions: dict
 
 
@@ -112,28 +109,21 @@ def _share(rank, here):
     return sum(1 / sum(core in other.cores for other in here) for core in rank.cores)
 
 
-def shared_gpus(ranks, launcher):
-    """Two ranks on one GPU, or a GPU for some ranks alone."""
+def shared_gpus(seats, m, launcher):
+    """Ranks on one GPU, or a GPU for some ranks alone, from the Seats of all, m of them a replica."""
     found = []
-    for host, here in by_host(ranks).items():
-        users = defaultdict(list)
-        for rank in here:
-            if rank.gpu:
-                users[rank.gpu].append(rank)
-        for sharing in users.values():
-            if len(sharing) > 1:
-                count = max(len(users), sharing[0].gpus_seen)
-                found.append(
-                    f"{named(sharing)} on {host} share one GPU ({sharing[0].device}); start as many ranks on a node as "
-                    f"it has GPUs: {FEWER.get(launcher, '{} a node').format(count)}"
-                )
-    without = [rank for rank in ranks if rank.gpu is None]
-    if 0 < len(without) < len(ranks):
-        hosts = ", ".join(by_host(without))
+    for group, inside in sharing(seats, m):
+        first = group[0]
+        cards = {seat.card for seat in seats if seat.node == first.node and seat.card}
+        fewer = FEWER.get(launcher, "{} a node").format(max(len(cards), first.count))
+        then = ", so that their gradients take the way over the host's memory" if inside else ""
         found.append(
-            f"{named(without)} on {hosts} see no GPU, the others do; ask for GPUs on every node "
-            "(#SBATCH --gpus-per-node=GPUS), or train all on the CPU: --run.device cpu"
+            f"{named(group)} on {first.host} share one GPU (GPU {first.number} of {first.count}){then}; start as many "
+            f"ranks on a node as it has GPUs: {fewer}"
         )
+    without = [seat for seat in seats if seat.number is None]
+    if 0 < len(without) < len(seats):
+        found.append(f"{named(without)} on {', '.join(by_host(without))} {SOME_WITHOUT}")
     return found
 
 
@@ -152,9 +142,9 @@ def different_versions(ranks):
     return found
 
 
-def slow_gradients(ranks, m, nccl):
-    """GPUs whose gradients go through the host's memory."""
-    if m == 1 or nccl or not any(rank.gpu for rank in ranks):
+def slow_gradients(seats, m):
+    """GPUs whose gradients go through the host's memory for want of NCCL."""
+    if m == 1 or all(seat.nccl or seat.number is None for seat in seats):
         return []
     return [
         "Horovod was built without NCCL, so gradients take the way over the host's memory; load the CUDA module and "

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from .. import gpus
 from .findings import Sight, size
 
 WRN = 36.5e6 * 4  # bytes of WRN-28-10's weights
@@ -46,13 +47,9 @@ def launcher(here):
 
 
 def find_device(torch, local_rank):
-    """(for the table, identity or None, GPUs in sight) of the device that the trainer would take."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not count:
-        return "cpu", None, 0
-    number = local_rank % count
-    properties = torch.cuda.get_device_properties(number)
-    return f"GPU {number} of {count}, {properties.name}", str(properties.uuid), count
+    """The device that the trainer would take, for the table."""
+    count, *found = gpus.find(torch.cuda, local_rank, os.environ)
+    return f"GPU {found[0]} of {count}, {torch.cuda.get_device_properties(found[0]).name}" if count else "cpu"
 
 
 def reductions(groups, torch, reference_over):
@@ -60,7 +57,8 @@ def reductions(groups, torch, reference_over):
 
     reference_over: what gives the elastic reference over a communicator, coupling.choice.reference_over.
     """
-    device = groups.device("auto")
+    # a run refuses GPUs for some alone, and the doctor has more to say
+    device = groups.device("auto" if all(seat.count for seat in groups.seats) else "cpu")
 
     def inside(count):
         p = torch.nn.Parameter(torch.zeros(count, device=device))
