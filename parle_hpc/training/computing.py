@@ -20,8 +20,9 @@ def settle_precision(settings, topology, device, stored):
     if run.precision == "auto":
         before = stored.manifest["settings"]["run"].get("precision") if stored else None
         mine = precision_on(device) if before in (None, "tf32" if on_cpu else None) else before
+        wanted = from_all(topology.world, mine)
         # the least of what the ranks can do
-        run.precision = next(p for p in ("fp32", "tf32", "bf16") if p in from_all(topology.world, mine))
+        run.precision = next(precision for precision in ("fp32", "tf32", "bf16") if precision in wanted)
     if run.precision == "tf32" and on_cpu:
         raise BadInput("--run.precision tf32: is of a GPU's matrix products; take fp32 or bf16 on a CPU")
     switch_tf32(run.precision == "tf32")
