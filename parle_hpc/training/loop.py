@@ -61,7 +61,8 @@ def mini_batch(parts):
     """(8a) and (8b); nothing in it waits for the device, but at the end of a round."""
     p, a = parts, parts.settings.algorithm
     averages = a.inside == "gradients"
-    p.optimizer.zero_grad()
+    for param in p.params:
+        param.grad = None
     follow = partial(p.topology.follow_backward, p.params) if averages else None
     p.session.loss(backward(p.computing, p.loader(p.tally.step), follow))
     if averages:
