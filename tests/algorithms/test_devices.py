@@ -3,6 +3,7 @@
 With values, what notices changes from outside on a device is in test_outside.py.
 """
 
+import math
 from functools import partial
 
 import pytest
@@ -133,12 +134,15 @@ def test_a_device_computes_what_a_cpu_does(name, monkeypatch):
 
 def test_gradients_are_averaged_on_the_device():
     params = [nn.Parameter(torch.zeros(size, device="meta")) for size in (3, 4)]
-    mean = GradientMean(lambda flat: None, (0, 1), 0, None, on_host=False)
+    start, finish = (lambda buffer, name: None), (lambda handle: None)
+    mean = GradientMean(start, finish, (0, 1), 0, None, on_host=False, least=math.inf)
     for p in params:
         p.grad = torch.zeros_like(p)
-    with Only("meta"), Syncs("meta") as syncs:
-        mean(params)
-    assert not syncs.calls
+    for waits in (1, 0):
+        # the first time what the ranks tell is read at once, before anything is made of it
+        with Only("meta"), Syncs("meta") as syncs:
+            mean(params)
+        assert syncs.calls.total() == waits
 
 
 @pytest.mark.parametrize(

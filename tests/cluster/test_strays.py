@@ -84,7 +84,7 @@ def test_an_array_that_is_the_jobs(job):
 def test_openmp_binds_ranks_to_one_core():
     assert strays.binding({"OMP_PROC_BIND": "false", "KMP_AFFINITY": "disabled"}) == []
     names = strays.binding({"OMP_PROC_BIND": "close", "GOMP_CPU_AFFINITY": "0"})
-    rank = findings.Rank(0, "a", frozenset({0}), 8, "cpu", None, 0, {})
+    rank = findings.Rank(0, "a", frozenset({0}), 8, "cpu", {})
     (line,) = findings.shared_cores([rank, rank], "Open MPI", names)
     assert "; unset OMP_PROC_BIND GOMP_CPU_AFFINITY; if that does not help, start with mpirun --bind-to none" in line
 
