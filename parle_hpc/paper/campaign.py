@@ -83,7 +83,11 @@ def state(spec, path, data):
     if not os.path.exists(path / "reference.pt"):
         return "interrupted"
     wanted = load([*spec.arguments, "--data.path", str(data_file(spec, data)), "--run.seed", str(spec.seed)])
-    if kind_of(Record(path).settings) != kind_of(wanted):
+    found = Record(path).settings
+    if wanted.run.precision == "auto":
+        # what it came to on the machine of the run
+        wanted.run.precision = found.run.precision
+    if kind_of(found) != kind_of(wanted):
         raise BadInput(f"{path} holds a run with other settings than {spec.name} has; give another --runs folder")
     return "finished"
 

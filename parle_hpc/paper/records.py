@@ -16,7 +16,7 @@ DATA_NAMES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifa
 INCIDENTAL = {
     "data": {"path", "node_copy", "checksum", "device_memory"},
     "run": {
-        *("seed", "save_replicas", "validate_every", "device", "trace"),
+        *("seed", "save_replicas", "validate_every", "device", "trace", "compile"),
         *("checkpoint_every", "checkpoint_minutes", "keep", "check_every", "patience", "grace"),
     },
     "recipe": True,

@@ -51,14 +51,14 @@ def test_one_process_trains(tmp_path, variables, threads):
     assert result.returncode == 0, result.stderr
     assert our_lines(result) == []
     threads = threads or len(os.sched_getaffinity(0))
-    assert f", cpu, {threads} thread{'s' * (threads > 1)} a rank\n" in result.stdout
+    assert f", cpu in fp32, {threads} thread{'s' * (threads > 1)} a rank\n" in result.stdout
 
 
 @pytest.mark.cluster
 def test_an_empty_number_of_threads_under_mpirun_is_none(tmp_path):
     result = mpirun(1, *TRAIN, *SHORT, "--out", tmp_path, OMP_NUM_THREADS="")
     threads = len(os.sched_getaffinity(0))
-    assert f", cpu, {threads} thread{'s' * (threads > 1)} a rank\n" in result.stdout, result.stderr
+    assert f", cpu in fp32, {threads} thread{'s' * (threads > 1)} a rank\n" in result.stdout, result.stderr
 
 
 @pytest.mark.cluster
