@@ -27,9 +27,9 @@ TWO = {"replicas": SMALL, "half the payload": ("--algorithm.payload", "bfloat16"
 def found(ranks, cases, device, tmp_path):
     given = json.dumps(list(map(list, cases.values())))
     printed = passes(ranks, "waits.py", device, given, cwd=tmp_path, timeout=250)
-    # beside a mean travel numbers, which are read in the memory that MPI has written to
+    # a reduction on its way is looked after in the memory that MPI reads and writes, which on a CPU is like any other
     calls = json.loads(printed.splitlines()[-1])
-    return {case: [c for c in each if "coupling/terms.py" not in c] for case, each in zip(cases, calls, strict=True)}
+    return {case: [c for c in each if " in coupling/" not in c] for case, each in zip(cases, calls, strict=True)}
 
 
 @pytest.mark.parametrize(("ranks", "cases"), [(1, ALONE), (2, TWO)], ids=["one rank", "two replicas"])
