@@ -13,6 +13,9 @@ network, or the part of it that fits into a cache, is one call. `v` is the Neste
 import torch
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
+FUSED = (
+    _get_fused_kernels_supported_devices()
+)  # types of the devices for which torch's optimisers have one-pass kernels
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 
@@ -34,7 +37,7 @@ def proximal_step(
     another cut would give; all ranks of a replica must cut alike. v is left alone where mu is 0.
     """
     d = torch._foreach_add(g, center, alpha=-strength)
-    if p[0].device.type in _get_fused_kernels_supported_devices():
+    if p[0].device.type in FUSED:
         torch._fused_sgd_(
             p,
             d,

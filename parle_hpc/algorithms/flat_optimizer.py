@@ -38,6 +38,11 @@ class FlatOptimizer(FlatState):
     averaged = False  # whether average_gradients was called in this round
     watches_blocks = False  # whether changes from outside are looked for in sums over the blocks
 
+    @property
+    def _watching(self):
+        # a master is compared itself
+        return self.watches_blocks and self._master is None
+
     def _set_terms(self, ways=(), **facts):
         """What must be the same on the ranks that are coupled: the algorithm's `ways`, and `facts` that are numbers."""
         common = {"the algorithms, or their ways,": digest((type(self).__name__, *ways))}
@@ -134,7 +139,7 @@ class FlatOptimizer(FlatState):
         """
         layout, states = self._layout, [self._runs[name] for name in names]
         gradients = layout.pieces(layout.gradients())
-        watched = self._outside if self.watches_blocks and self._master is None else None
+        watched = self._outside if self._watching else None
         lives = layout.live_pieces() if self._master is None else layout.pieces(layout.vectors(self._master))
         for i, (runs, pieces) in enumerate(zip(layout.runs, lives, strict=True)):
             group = self.param_groups[layout.blocks[i][0]]
@@ -185,7 +190,7 @@ class FlatOptimizer(FlatState):
         """Take over whatever is not what the last step left."""
         if not self._inside:
             found = self._others_before_a_step()
-            if found is None and self.watches_blocks and self._master is None:
+            if found is None and self._watching:
                 found = self._outside.since_the_last_step()
             self._notice(found)
 

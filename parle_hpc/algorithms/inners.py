@@ -4,9 +4,8 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
-FUSED = _get_fused_kernels_supported_devices()
+from ..equations import FUSED
 
 
 class Together(torch.optim.Optimizer):

@@ -209,8 +209,7 @@ class Parle(FlatOptimizer):
             self._layout.unpack(self._master)
 
     def _step_of_another(self):
-        watched = self.watches_blocks and self._master is None
-        if watched and self._outside.arrive_all():
+        if self._watching and self._outside.arrive_all():
             self._notice(self._outside.in_blocks())
         self._inner.step(self.x, self.gamma)
         lives = self._layout.live_runs() if self._master is None else self._layout.in_runs(self._master)
@@ -218,7 +217,7 @@ class Parle(FlatOptimizer):
             z = self._runs["z"][i]
             if z:
                 eq_8b(z, self._layout.of_share(i, weights), alpha=self.alpha)
-            if watched:
+            if self._watching:
                 self._outside.leave(i, weights)
         if self._master is not None:
             self._layout.unpack(self._master)
