@@ -13,9 +13,7 @@ network, or the part of it that fits into a cache, is one call. `v` is the Neste
 import torch
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
-FUSED = (
-    _get_fused_kernels_supported_devices()
-)  # types of the devices for which torch's optimisers have one-pass kernels
+FUSED = _get_fused_kernels_supported_devices()  # types of devices for which torch has its optimisers in one pass
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 
