@@ -56,8 +56,11 @@ class Inner:
         """Of its class."""
         return type(self.optimizer).__name__
 
-    def step(self, x: torch.Tensor, gamma: float) -> None:
-        """Its step with the gradients as they stand, then the proximal term of (8a) towards x, shape (N,)."""
+    def step(self, x: torch.Tensor, gamma: float | None) -> None:
+        """Its step with the gradients as they stand, then the proximal term of (8a) towards x, shape (N,).
+
+        gamma None: without that term.
+        """
         gradients = self._layout.gradients()
         for p, g in zip(self._params, gradients, strict=True):
             if g is None:
@@ -65,6 +68,8 @@ class Inner:
             elif self._master is not None:
                 p.grad = g.as_strided(p.shape, p.stride())
         self.optimizer.step()
+        if gamma is None:
+            return
         moved = self._layout.live() if self._master is None else self._layout.vectors(self._master)
         pairs = dict(zip(map(id, self._params), zip(moved, self._layout.vectors(x), strict=True), strict=True))
         for group in self.optimizer.param_groups:

@@ -14,29 +14,23 @@ such as bfloat16, are live copies of a master in the state's type.
 """
 
 import math
-import time
 from collections.abc import Callable
-from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch.optim.optimizer import ParamsT
 
-from ..cluster.agreement import compare_replica
 from ..coupling.choice import PAYLOADS, reference_over
-from ..coupling.gather import Gather
 from ..equations import eq_8a, eq_8b, eq_8c, eq_9
-from .flat_optimizer import FlatOptimizer
 from .flat_state import require
-from .inner import PREFIX, Inner
+from .rounds import Rounds
 
 GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
 REFERENCES = ("current", "lagged", "average")
 INSIDE = ("gradients", "workers")
 
 
-class Parle(FlatOptimizer):
+class Parle(Rounds):
     """Parle, (8a)-(8d) with (9): Entropy-SGD in each replica, coupled to the mean of the replicas every L steps.
 
     Args:
@@ -76,8 +70,6 @@ class Parle(FlatOptimizer):
 
     flat_names: tuple[str, ...] = ("x", "z", "v_y", "v_x")
     share_names = ("z", "v_x")
-    watches_blocks = True
-    x: torch.Tensor
     z: torch.Tensor
     v_y: torch.Tensor
     v_x: torch.Tensor
@@ -103,7 +95,6 @@ class Parle(FlatOptimizer):
         inner: Callable[..., torch.optim.Optimizer] | None = None,
         gather: Callable[..., None] | None = None,
     ) -> None:
-        require(isinstance(L, Integral) and L is not True and L >= 1, "L", L, "a whole number of at least 1")
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
         require(gamma0 > 0, "gamma0", gamma0, "above 0")
         require(rho0 > 0, "rho0", rho0, "above 0")
@@ -117,25 +108,23 @@ class Parle(FlatOptimizer):
             require(inner_lr is None, "inner_lr", inner_lr, "left out where inner has a rate of its own")
             require(weight_decay == 0, "weight_decay", weight_decay, "left out: it is the inner optimiser's")
             require(rho0 == math.inf or lr < 1, "lr", lr, "under 1 with inner, where it is eta of (8c) alone")
-            self.flat_names = tuple(name for name in self.flat_names if name != "v_y")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
-        super().__init__(params, defaults, comm, replica, divided=inside == "gradients")
+        divided = inside == "gradients"
+        super().__init__(
+            params, defaults, L=L, comm=comm, replica=replica, divided=divided, inner=inner, gather=gather
+        )
         for group in self.param_groups:
             if group["inner_lr"] is None and inner is None:
                 # a scheduler that anneals a tensor in place must not reach this one
                 group["inner_lr"] = rate = float(group["lr"])
                 require(rate > 0, "lr", lr, "above 0 where inner_lr, which never changes, is not given")
-        self.L, self.alpha, self.B = L, alpha, batches_per_epoch
+        self.alpha, self.B = alpha, batches_per_epoch
         self.gamma0, self.rho0, self.reference, self.inside = gamma0, rho0, reference, inside
         self._payload = payload
-        self._mine = self._layout.share
         self._elastic = math.isfinite(rho0)
         self._rho_clip = RHO_CLIP
-        self._inner = None
-        if inner is not None:
-            self._inner = Inner(inner, self._layout, self.param_groups, self._master)
-            if self._elastic:
-                self._rho_clip = max(RHO_CLIP, *(g["lr"] / (1 - g["lr"]) for g in self.param_groups))
+        if inner is not None and self._elastic:
+            self._rho_clip = max(RHO_CLIP, *(g["lr"] / (1 - g["lr"]) for g in self.param_groups))
         if reference == "lagged" and self._elastic:
             self.lagged = self._layout.zeros(share=True)
         self._set_terms(
@@ -145,31 +134,12 @@ class Parle(FlatOptimizer):
         )
         self._make_mean()
         self._deputy = reference_over(replica, self.z, terms=self._terms) if inside == "workers" else None
-        self._gather = None
-        if self._divided:
-            shares = self._layout.shares
-            self._gather = partial(gather, mine=self._mine) if gather else Gather(replica, shares, self.x)
 
     def _make_mean(self):
         # with one replica x^a is its own mean, so only the other two references have something to keep
         alone = self._comm is None and not self._elastic
         self._mean = None if alone else reference_over(self._comm, self.x[self._mine], self._payload, self._terms)
         self._mean_of_x = False
-
-    @property
-    def inner(self) -> torch.optim.Optimizer | None:
-        """The optimiser that makes the inner step, whose rates are eta'; None where it is (8a) itself."""
-        return None if self._inner is None else self._inner.optimizer
-
-    @property
-    def round_length(self) -> int:
-        """Mini-batches in a round, L."""
-        return self.L
-
-    @property
-    def t(self) -> int:
-        """Rounds completed, t of (9)."""
-        return self.steps // self.L
 
     @property
     def gamma(self) -> float:
@@ -184,49 +154,25 @@ class Parle(FlatOptimizer):
     def _references(self):
         return [reference for reference in (self._mean, self._deputy) if reference is not None]
 
-    def _step(self):
-        if self._mean is not None:
-            self._mean.poll()
-        if self._inner is None:
-            self._inner_step()
-        else:
-            self._step_of_another()
-        if (self.steps + 1) % self.L == 0:
-            started = time.perf_counter()
-            self._couple()
-            self.coupling_seconds += time.perf_counter() - started
-
     def _inner_step(self):
         gamma = self.gamma
         for i, group, lists, weights in self._blocks("v_y", "x"):
             if lists:
                 y, g, v, xa = lists
                 eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
-            z = self._runs["z"][i]
-            if z:
-                eq_8b(z, self._layout.of_share(i, weights), alpha=self.alpha)
+            self._moved(i, weights)
         if self._master is not None:
             self._layout.unpack(self._master)
 
-    def _step_of_another(self):
-        if self._watching and self._outside.arrive_all():
-            self._notice(self._outside.in_blocks())
-        self._inner.step(self.x, self.gamma)
-        lives = self._layout.live_runs() if self._master is None else self._layout.in_runs(self._master)
-        for i, weights in enumerate(lives):
-            z = self._runs["z"][i]
-            if z:
-                eq_8b(z, self._layout.of_share(i, weights), alpha=self.alpha)
-            if self._watching:
-                self._outside.leave(i, weights)
-        if self._master is not None:
-            self._layout.unpack(self._master)
+    def _gamma_of_the_inner(self):
+        return self.gamma
 
-    def _couple(self):
-        if self._divided and not self.averaged:
-            compare_replica(self._replica, self._layout.params)
-        self.averaged = False
-        self._notice(self._others_in_this_round())
+    def _moved(self, i, weights):
+        z = self._runs["z"][i]
+        if z:
+            eq_8b(z, self._layout.of_share(i, weights), alpha=self.alpha)
+
+    def _move(self):
         z = self.z
         if self._deputy is not None:
             self._deputy.start(self.z)
@@ -237,28 +183,9 @@ class Parle(FlatOptimizer):
             if parts[0] is not None:
                 group = self.param_groups[index]
                 eq_8c(*([part] for part in parts), eta=group["lr"], rho=rho, mu=group["momentum"])
-        if self._gather is not None:
-            self._gather(self.x)
-        self._reset_y()
+        self._put_together()
         if self.reference == "lagged" and self._elastic:
             self.lagged.copy_(self._own_where_taken(self._mean.collect(), self.x[self._mine]))
-        self._restart()
-
-    def _others_before_a_step(self):
-        if self._master is not None:
-            return self._outside.unlike(self._master)
-        if self.steps % self.L == 0:
-            return self._outside.unlike(self.x)
-        return self._outside.since_the_last_step() if self._outside.tracks else None
-
-    def _others_in_this_round(self):
-        """Bool of shape (N,): what was seen to change during the inner steps, and what is frozen; None for nothing."""
-        changed = self._outside.in_blocks()
-        frozen = self._layout.frozen()
-        if frozen:
-            still = self._layout.marked(frozen)
-            changed = still if changed is None else changed | still
-        return changed
 
     def _take_over(self, changed, live):
         torch.where(changed, live, self.x, out=self.x)
@@ -277,12 +204,6 @@ class Parle(FlatOptimizer):
         # also where `lagged` does not need it yet: the mean that is under way belongs to this round
         newest = self._mean.collect()
         return self._own_where_taken(self.lagged if self.reference == "lagged" else newest, self.x[self._mine])
-
-    def _reset_y(self):
-        if self._master is not None:
-            self._master.copy_(self.x)
-        self._layout.unpack(self.x)
-        self._outside.forget()
 
     def _take_weights(self):
         self._layout.pack(self.x)
@@ -310,39 +231,17 @@ class Parle(FlatOptimizer):
             mean = self._own_where_taken(mean, mine)
         return self.gathered(mean)
 
-    def gathered(self, flat: torch.Tensor) -> torch.Tensor:
-        """As FlatOptimizer's."""
-        if self._gather is None:
-            return flat
-        whole = self._layout.zeros()
-        whole[self._mine] = flat
-        self._gather(whole)
-        return whole
+    @property
+    def _ranks_differ(self):
+        return self._deputy is not None
 
     def _kind(self, name, flat):
-        workers_own = self._deputy is not None and name in ("z", "v_y")
+        workers_own = self._ranks_differ and name in ("z", "v_y")
         return "own" if workers_own or name == "payload_e" else super()._kind(name, flat)
-
-    def saved(self) -> dict[str, tuple[torch.Tensor, str]]:
-        """As FlatOptimizer's, with what the inner optimiser has, of any length, where there is one."""
-        found = super().saved()
-        if self._inner is not None:
-            kind = "whole" if self._deputy is None else "own"
-            found |= {name: (vector, kind) for name, vector in self._inner.saved().items()}
-        return found
-
-    @torch.no_grad()
-    def _set_state(self, found, steps):
-        super()._set_state(found, steps)
-        if self._inner is not None:
-            self._inner.restore({name: vector for name, vector in found.items() if name.startswith(PREFIX)})
 
     def _begin_to_tell(self, found):
         if self._mean is not None and not self._mean.state.keys() <= found.keys():
             self._mean.reset(self.x[self._mine])
-
-    def _restore_weights(self):
-        self._reset_y()  # at the end of a round y = x^a
 
     def _flat_state(self):
         state = super()._flat_state()

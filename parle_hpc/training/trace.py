@@ -10,6 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..algorithms import elastic_sgd, parle
+from ..algorithms.rounds import Rounds
 from ..cluster.topology import Topology
 from ..coupling import compressed, reference
 from ..coupling.gather import Gather
@@ -27,7 +28,7 @@ NAMED = [
     (Topology, "follow_backward"),
     (Topology, "average_gradients"),
     (Topology, "gather_shares"),
-    (parle.Parle, "_couple"),
+    (Rounds, "_couple"),
 ]
 
 

@@ -186,9 +186,9 @@ def test_a_trace_names_the_equations(others, algorithm):
     trace = json.loads((folder / "3.json").read_text())
     names = [event["name"] for event in trace["traceEvents"] if event.get("ph") == "X"]
     shared = {"MPIReference.start", "MPIReference.collect", "Topology.follow_backward", "Topology.average_gradients"}
-    own = {"parle": {"eq_8a", "eq_8b", "eq_8c", "Gather.__call__", "Parle._couple"}, "elastic_sgd": {"eq_7a", "eq_7b"}}
+    own = {"parle": {"eq_8a", "eq_8b", "eq_8c", "Gather.__call__", "Rounds._couple"}, "elastic_sgd": {"eq_7a", "eq_7b"}}
     assert shared | own[algorithm] <= set(names)
-    assert names.count("Parle._couple") == (algorithm == "parle")
+    assert names.count("Rounds._couple") == (algorithm == "parle")
 
 
 def test_a_trace_names_the_mean(tmp_path):
