@@ -13,12 +13,13 @@ QUADRATIC = ("quadratic", "gradients", "current", "lagged", "average")
 LENET = ("lenet", "gradients", "current")
 WORKERS = ("quadratic", "workers", "current")
 ELASTIC = ("quadratic", "elastic", "scoping", "plain")
+RIVALS = ("quadratic", "rival", "diloco", "overlap", "local_sgd")
 ORACLE = {
     (1, 1): (QUADRATIC,),
-    (2, 1): (QUADRATIC, LENET, ELASTIC),
+    (2, 1): (QUADRATIC, LENET, ELASTIC, RIVALS),
     (3, 1): (QUADRATIC, ELASTIC),
     (1, 2): (QUADRATIC, LENET, WORKERS),
-    (2, 2): (QUADRATIC, LENET, WORKERS, ELASTIC),
+    (2, 2): (QUADRATIC, LENET, WORKERS, ELASTIC, RIVALS),
 }
 SHARDED = ((2, 1), (3, 1), (2, 2), (1, 4))
 VALIDATED = ((1, 1), (2, 1), (3, 1))

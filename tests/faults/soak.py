@@ -30,6 +30,7 @@ from parle_hpc.errors import SAVED
 
 TINY = ("--data.samples", "400", "--data.batch_size", "12", "--run.checkpoint_every", "1", "--run.validate_every", "3")
 ROUNDS = ("--algorithm.L", "6", "--schedule.max_rounds", "12")
+PASSES = (*ROUNDS, "--schedule.epochs", "9")
 KINDS = {
     "parle": ROUNDS,
     "parle, bfloat16, lagged": (*ROUNDS, "--algorithm.payload", "bfloat16", "--algorithm.reference", "lagged"),
@@ -37,6 +38,9 @@ KINDS = {
     "entropy_sgd": (*ROUNDS, "--algorithm.name", "entropy_sgd"),
     "elastic_sgd": ("--algorithm.name", "elastic_sgd", "--schedule.max_rounds", "4", "--schedule.epochs", "9"),
     "sgd": ("--algorithm.name", "sgd", "--schedule.max_rounds", "4", "--schedule.epochs", "9"),
+    "diloco": (*PASSES, "--algorithm.name", "diloco"),
+    "diloco, overlap": (*PASSES, "--algorithm.name", "diloco", "--algorithm.overlap", "true"),
+    "local_sgd": (*PASSES, "--algorithm.name", "local_sgd", "--algorithm.post_local_start", "1"),
 }
 # of kinds that are asked for alone
 RECIPES = {"gpt_text": ("--recipe", "gpt_text", "--run.checkpoint_every", "1")}

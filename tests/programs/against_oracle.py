@@ -1,6 +1,6 @@
-"""Parle or Elastic-SGD under MPI against the oracle in each rank's own process: n x m ranks, float64.
+"""An optimiser under MPI against the oracle in each rank's own process: n x m ranks, float64.
 
-against_oracle.py REPLICAS PROBLEM gradients|workers|elastic REFERENCE...       prints the references that were equal
+against_oracle.py REPLICAS PROBLEM gradients|workers|elastic|rival REFERENCE...    prints which were equal
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import torch
 from helpers import oracle
 from helpers.problems import LeNet, flat, parameters, problem, set_gradients
 
-from parle_hpc import ElasticSGD, Parle, Topology
+from parle_hpc import DiLoCo, ElasticSGD, LocalSGD, Parle, Topology
 
 L, B, ROUNDS = 4, 2, 3
 
@@ -47,6 +47,16 @@ def check(reference):
         states = list(oracle.elastic_sgd(of.start, averaged, n, steps, eta=eta, mu=0.9, B=B, **settings))
         # (y, x) of each replica: the live weights are x^a, and x is the same for all
         states = [(xa, [x] * n) for xa, x in states]
+    elif inside == "rival":
+        groups = {"comm": topology.cross, "replica": topology.replica, "L": L}
+        if reference == "local_sgd":
+            optimizer = LocalSGD(params, lr=LR, post_local_start=3, **groups)
+            settings = {"outer_lr": 1.0, "outer_mu": 0.0, "post_local_start": 3}
+        else:
+            settings = {"overlap": reference == "overlap"}
+            optimizer = DiLoCo(params, lr=LR, outer_lr=0.4, outer_momentum=0.6, **groups, **settings)
+            settings.update(outer_lr=0.4, outer_mu=0.6)
+        states = list(oracle.diloco(of.start, averaged, n, steps, eta=eta, mu=0.9, L=L, **settings))
     else:
         settings = {"L": L, "alpha": 0.75, "gamma0": 100.0, "rho0": 1.0, "reference": reference}
         groups = {"comm": topology.cross, "replica": topology.replica, "inside": inside}
@@ -76,7 +86,8 @@ def check(reference):
     y, x = states[-1]
     with optimizer.at_reference():
         assert np.abs(flat(params) - sum(x) / n).max() <= 1e-12
-    assert n == 1 or oracle.spread(y if inside == "elastic" else x) > 1e-4
+    # a rival's x is one for all, but its y is a step on
+    assert n == 1 or oracle.spread(y if inside in ("elastic", "rival") else x) > 1e-4
     if topology.world.Get_rank() == 0:
         print(reference)
 

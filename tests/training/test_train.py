@@ -33,6 +33,8 @@ RELATIVES = {
     "entropy_sgd": ("--algorithm.name", "entropy_sgd"),
     "elastic_sgd": ("--algorithm.name", "elastic_sgd"),
     "sgd": ("--algorithm.name", "sgd"),
+    "diloco": ("--algorithm.name", "diloco"),
+    "local_sgd": ("--algorithm.name", "local_sgd", "--algorithm.post_local_start", "1"),
 }
 TRACED = ("parle", "elastic_sgd")
 WRONG = {
