@@ -108,6 +108,11 @@ def eq_8d(x: Tensors, n: int) -> None:
     torch._foreach_div_(x, n)
 
 
+def eq_8d_free(x: Tensors, v: Tensors, mean: Tensors, *, eta: float, rho: float, n: int, mu: float) -> None:
+    """(8d)  x = x - (eta'' n / rho) (x - 1/n sum_a x^a)        with any eta'', and momentum (Remark 2)"""
+    nesterov(x, v, torch._foreach_sub(x, mean), eta=eta * n / rho, mu=mu)
+
+
 def eq_9(initial: float, t: int, B: int, *, clip: float) -> float:
     """(9)  gamma_t = max(1, gamma_0 (1 - 1/(2B))^t) ;  rho_t = max(0.1, rho_0 (1 - 1/(2B))^t)"""
     return max(clip, initial * (1 - 1 / (2 * B)) ** t)

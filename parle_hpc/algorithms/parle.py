@@ -21,7 +21,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from ..coupling.choice import PAYLOADS, reference_over
-from ..equations import eq_8a, eq_8b, eq_8c, eq_9
+from ..equations import eq_8a, eq_8b, eq_8c, eq_8d_free, eq_9
 from .flat_state import require
 from .rounds import Rounds
 
@@ -61,6 +61,11 @@ class Parle(Rounds):
             y <- y - (eta'/gamma) (y - x^a), where eta' is its present rate. eta, `lr`, is then another thing than eta':
             under 1, and rho is clipped at eta / (1 - eta) where that is above 0.1, so that (8c) does not overshoot.
             Weight decay is the inner one's. None: (8a) with momentum.
+        eta2: eta'' of (8d), where it is not rho_t/n, which makes x the mean (section 3.1). x is then a state of its
+            own, which goes a part of the way, eta'' n/rho_t, to what `reference` says: to this round's mean of x^a
+            before (8c) ("current") or after it ("lagged"), or to that of z before it ("average"). Stable on its own
+            only while that part is under 2, and rho falls to 0.1.
+        mu2: with eta2, Nesterov's momentum of x (Remark 2).
         gather: what puts the shares of a replica's ranks together, such as Topology.gather, which is NCCL where there
             is one; None: MPI, through the host's memory.
 
@@ -94,6 +99,8 @@ class Parle(Rounds):
         payload: str = "full",
         inner: Callable[..., torch.optim.Optimizer] | None = None,
         gather: Callable[..., None] | None = None,
+        eta2: float | None = None,
+        mu2: float = 0.0,
     ) -> None:
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
         require(gamma0 > 0, "gamma0", gamma0, "above 0")
@@ -104,6 +111,10 @@ class Parle(Rounds):
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
         require(payload in PAYLOADS, "payload", payload, f"one of {', '.join(PAYLOADS)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
+        if eta2 is not None:
+            require(eta2 > 0 and math.isfinite(rho0), "eta2", eta2, "above 0, and left out where rho0 is inf")
+        require(0 <= mu2 < 1, "mu2", mu2, "in [0, 1)")
+        require(mu2 == 0 or eta2 is not None, "mu2", mu2, "0 where there is no eta2: the mean has no dynamics")
         if inner is not None:
             require(inner_lr is None, "inner_lr", inner_lr, "left out where inner has a rate of its own")
             require(weight_decay == 0, "weight_decay", weight_decay, "left out: it is the inner optimiser's")
@@ -118,17 +129,19 @@ class Parle(Rounds):
                 require(rate > 0, "lr", lr, "above 0 where inner_lr, which never changes, is not given")
         self.alpha, self.B = alpha, batches_per_epoch
         self.gamma0, self.rho0, self.reference, self.inside = gamma0, rho0, reference, inside
-        self._payload = payload
+        self._payload, self.eta2, self.mu2 = payload, eta2, mu2
         self._elastic = math.isfinite(rho0)
         self._rho_clip = RHO_CLIP
         if inner is not None and self._elastic:
             self._rho_clip = max(RHO_CLIP, *(g["lr"] / (1 - g["lr"]) for g in self.param_groups))
-        if reference == "lagged" and self._elastic:
+        if eta2 is not None:
+            self.x8d, self.v8d = (self._layout.zeros(share=True) for _ in range(2))
+        elif reference == "lagged" and self._elastic:
             self.lagged = self._layout.zeros(share=True)
         self._set_terms(
             (reference, inside, payload, self._inner and self._inner.name),
             **{"L": L, "alpha": alpha, "gamma0": gamma0, "rho0": rho0, "batches_per_epoch": batches_per_epoch},
-            **{"the number of ranks in a replica": self._m},
+            **{"eta2": eta2 or 0.0, "mu2": mu2, "the number of ranks in a replica": self._m},
         )
         self._make_mean()
         self._deputy = reference_over(replica, self.z, terms=self._terms) if inside == "workers" else None
@@ -182,7 +195,7 @@ class Parle(Rounds):
                 group = self.param_groups[index]
                 eq_8c(*([part] for part in parts), eta=group["lr"], rho=rho, mu=group["momentum"])
         self._put_together()
-        if self.reference == "lagged" and self._elastic:
+        if "lagged" in self._flat_state():
             self.lagged.copy_(self._own_where_taken(self._mean.collect(), self.x[self._mine]))
 
     def _take_over(self, changed, live):
@@ -190,6 +203,9 @@ class Parle(Rounds):
         mine = changed[self._mine]
         torch.where(mine, live[self._mine], self.z, out=self.z)
         self.v_x.masked_fill_(mine, 0)
+        if self.eta2 is not None:
+            torch.where(mine, live[self._mine], self.x8d, out=self.x8d)
+            self.v8d.masked_fill_(mine, 0)
         self._take(changed, self._mine)
 
     def _reference_of_this_round(self, z):
@@ -198,16 +214,25 @@ class Parle(Rounds):
         if self.reference == "average":
             self._mean_of_x = False
             self._mean.start(z)
-            return self._mean.collect()
-        # also where `lagged` does not need it yet: the mean that is under way belongs to this round
-        newest = self._mean.collect()
-        return self._own_where_taken(self.lagged if self.reference == "lagged" else newest, self.x[self._mine])
+            newest = self._mean.collect()
+        else:
+            # also where `lagged` does not need it yet: the mean that is under way belongs to this round
+            newest = self._own_where_taken(self._mean.collect(), self.x[self._mine])
+        if self.eta2 is not None:
+            before = self.x8d.clone() if self.reference == "lagged" else self.x8d
+            self._follow(self.x8d, self.v8d, newest)
+            return before
+        return self._own_where_taken(self.lagged, self.x[self._mine]) if self.reference == "lagged" else newest
+
+    def _follow(self, x, v, mean):
+        """(8d) with a free eta''."""
+        eq_8d_free([x], [v], [mean], eta=self.eta2, rho=self.rho, n=self._of_replica()[1], mu=self.mu2)
 
     def _take_weights(self):
         self._layout.pack(self.x)
         self.z.copy_(self.x[self._mine])
-        if "lagged" in self._flat_state():
-            self.lagged.copy_(self.x[self._mine])
+        for name in self._flat_state().keys() & {"lagged", "x8d"}:
+            getattr(self, name).copy_(self.x[self._mine])
         if self._mean is not None:
             self._mean.reset(self.x[self._mine])
         self._restart()
@@ -227,6 +252,11 @@ class Parle(Rounds):
         mean = self._mean.exact(mine, started=self._mean_of_x)
         if self._mean_of_x and not self._mean.fresh:
             mean = self._own_where_taken(mean, mine)
+        if self.eta2 is not None:
+            # as the next coupling will
+            moved = self.x8d.clone()
+            self._follow(moved, self.v8d.clone(), mean)
+            mean = moved
         return self.gathered(mean)
 
     @property
@@ -243,6 +273,7 @@ class Parle(Rounds):
 
     def _flat_state(self):
         state = super()._flat_state()
-        if hasattr(self, "lagged"):
-            state["lagged"] = self.lagged
+        for name in ("lagged", "x8d", "v8d"):
+            if hasattr(self, name):
+                state[name] = getattr(self, name)
         return state | (self._mean.state if self._mean is not None else {})

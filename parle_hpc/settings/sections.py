@@ -92,6 +92,10 @@ class Algorithm(Section):
         description="x in (8c): mean of this round's x^a; of the last round's (on its own stable only while "
         "lr/rho < (1 + momentum)/(1 + 2 momentum)); or mean of z, which waits for the network",
     )
+    eta2: float | None = Field(
+        None, gt=0, le=LARGEST, description="parle: eta'' of (8d), where x is not to be the mean (eta'' = rho/n)"
+    )
+    mu2: float = Field(0.0, ge=0, lt=1, description="parle, with eta2: Nesterov's momentum of x, Remark 2")
     inside: Literal["gradients", "workers"] = Field(
         "gradients", description="ranks of a replica average gradients at every step, or are the workers of (10)"
     )

@@ -3,6 +3,16 @@
 from ..errors import BadInput
 from .sections import DATA_PARALLEL, ROUNDS
 
+# what says something of one algorithm alone, and would be without effect elsewhere
+BELONGS = {
+    "inside": "parle",
+    "payload": "parle",
+    "eta2": "parle",
+    "mu2": "parle",
+    "overlap": "diloco",
+    "post_local_start": "local_sgd",
+}
+
 
 def settle(settings, size):
     """Settle the number of replicas for `size` ranks. Raises BadInput for settings that exclude each other."""
@@ -11,15 +21,14 @@ def settle(settings, size):
         settings.replicas = default_replicas(name, size)
     if name in DATA_PARALLEL and settings.replicas > 1:
         raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
-    if name != "parle" and settings.algorithm.inside == "workers":
-        raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
-    if name != "parle" and settings.algorithm.payload != "full":
-        raise BadInput(f"--algorithm.payload bfloat16: belongs to parle, not to {name}; leave it out")
-    if name != "diloco" and settings.algorithm.overlap:
-        raise BadInput(f"--algorithm.overlap true: belongs to diloco, not to {name}; leave it out")
-    if name != "local_sgd" and settings.algorithm.post_local_start:
-        given = f"--algorithm.post_local_start {settings.algorithm.post_local_start:g}"
-        raise BadInput(f"{given}: belongs to local_sgd, not to {name}; leave it out")
+    for key, whose in BELONGS.items():
+        value = getattr(settings.algorithm, key)
+        if name != whose and value != type(settings.algorithm).model_fields[key].default:
+            shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
+            raise BadInput(f"--algorithm.{key} {shown}: belongs to {whose}, not to {name}; leave it out")
+    if settings.algorithm.eta2 is None and settings.algorithm.mu2:
+        mu2 = settings.algorithm.mu2
+        raise BadInput(f"--algorithm.mu2 {mu2:g}: x has no momentum where it is the mean; give --algorithm.eta2, too")
     settle_inner(settings, name)
 
 

@@ -227,7 +227,7 @@ def make_optimizer(settings, params, topology, B):
         common["weight_decay"], inner["inner_lr"] = 0.0, None
         inner["inner"] = partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)
     if a.name == "parle":
-        ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload}
+        ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload, "eta2": a.eta2, "mu2": a.mu2}
         return Parle(params, rho0=a.rho0, **ways, **groups, **inner, **common)
     if a.name == "entropy_sgd":
         return EntropySGD(params, **inner, **common)

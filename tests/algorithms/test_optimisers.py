@@ -70,6 +70,40 @@ def test_parle_is_the_papers(name, n, L, reference):
     assert n == 1 or oracle.spread(states[-1][1]) > 1e-3 * (name != "rosenbrock")
 
 
+@pytest.mark.parametrize("mu2", [0.0, 0.5])
+@pytest.mark.parametrize("reference", ["current", "lagged", "average"])
+@pytest.mark.parametrize(("name", "n"), [("quadratic", 1), ("quadratic", 3), ("rosenbrock", 2), ("lenet", 2)])
+def test_a_free_eta2_is_8d_in_general(name, n, reference, mu2):
+    """x is a state of its own, which follows the mean; at the end it goes on as the next coupling would have it."""
+    of, L, steps, B = problem(name), 4, 17, 2
+    settings = {"L": L, "alpha": 0.75, "gamma0": 100.0, "rho0": 1.0, "eta2": 0.1, "mu2": mu2, "reference": reference}
+    results = trajectory(
+        lambda params, comm: Parle(params, lr=LR, batches_per_epoch=B, comm=comm, **settings), of, n, steps, 1000
+    )
+    states = list(oracle.parle(of.start, of.grad, n, steps, eta=lambda k: LR, inner_lr=LR, mu=MU, B=B, **settings))
+    mean = sum(states[-1][1]) / n
+    for a, (path, newest, optimizer) in enumerate(results):
+        for mine, (y, *_) in zip(path, states, strict=True):
+            assert_equal(mine, y[a])
+        x, v = optimizer.x8d.numpy(), optimizer.v8d.numpy()
+        assert_equal(newest, oracle.move(x, v, x - mean, 0.1 * n / optimizer.rho, mu2)[0])
+        assert np.abs(newest - mean).max() > 1e-4 * (name != "rosenbrock")
+
+
+@pytest.mark.parametrize("reference", ["current", "lagged", "average"])
+def test_eta2_of_rho_over_n_is_the_mean(reference):
+    """With rho at its clip eta'' = rho/n is the default, to rounding."""
+    of, n = problem("quadratic"), 3
+    settings = {"lr": 0.02, "L": 3, "rho0": 0.1, "batches_per_epoch": 2, "reference": reference}
+    paths = [
+        trajectory(lambda params, comm, eta2=eta2: Parle(params, comm=comm, eta2=eta2, **settings), of, n, 15, 1000)
+        for eta2 in (None, 0.1 / n)
+    ]
+    for (path, newest, _), (other, its, _) in zip(*paths, strict=True):
+        assert_equal(path[-1], other[-1])
+        assert_equal(newest, its)
+
+
 def test_scoping_goes_past_both_clips():
     of, steps = problem("quadratic"), 40
     settings = {"L": 2, "alpha": 0.75, "gamma0": 100.0, "rho0": 1.0}

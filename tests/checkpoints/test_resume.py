@@ -33,6 +33,7 @@ OPTIMISERS = {
         for kind in ("current", "lagged", "average")
         for payload in ("full", "bfloat16")
     },
+    "parle eta2": lambda p, comm: Parle(p, lr=0.1, L=3, batches_per_epoch=4, eta2=0.1, mu2=0.5, comm=comm),
     "entropy_sgd": lambda p, comm: EntropySGD(p, lr=0.1, L=3, batches_per_epoch=4),
     "elastic_sgd": lambda p, comm: ElasticSGD(p, lr=0.05, batches_per_epoch=4, comm=comm),
     "diloco": lambda p, comm: DiLoCo(p, lr=0.05, L=3, comm=comm),

@@ -34,7 +34,7 @@ def scope(v0, t, B, clip):
 
 def parle(
     start, grad, n, steps, *, eta, inner_lr=None, mu, L, alpha, gamma0, rho0, B, wd=0.0, reference="current", m=1,
-    inner=None, rho_clip=0.1,
+    inner=None, rho_clip=0.1, eta2=None, mu2=0.0,
 ):  # fmt: skip
     """Yields (y, x, z) after every step, each a list over the replicas; with m > 1 y and z are those of worker 0.
 
@@ -45,6 +45,7 @@ def parle(
     x, vx = [start.copy() for _ in range(n)], [0 * start for _ in range(n)]
     y, z, vy = ([[start.copy() * s for _ in range(m)] for _ in range(n)] for s in (1, 1, 0))
     before = sum(x) / n
+    free, vfree = start.copy(), 0 * start  # x and its momentum where eta'' is free
     for k in range(steps):
         t = k // L
         gamma, rho = scope(gamma0, t, B, 1.0), scope(rho0, t, B, rho_clip)
@@ -62,6 +63,11 @@ def parle(
             zs = [sum(z[a]) / m for a in range(n)]
             now = sum(x) / n
             r = {"current": now, "lagged": before, "average": sum(zs) / n}[reference]
+            if eta2 is not None:
+                kept = free
+                to = sum(zs) / n if reference == "average" else now
+                free, vfree = move(free, vfree, free - to, eta2 * n / rho, mu2)
+                r = kept if reference == "lagged" else free
             for a in range(n):
                 e = (x[a] - zs[a]) + (x[a] - r) / rho
                 x[a], vx[a] = move(x[a], vx[a], e, eta(k), mu)
