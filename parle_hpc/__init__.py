@@ -1,6 +1,7 @@
 """Parle: training deep networks on clusters with almost no communication.
 
-    from parle_hpc import Parle, EntropySGD, ElasticSGD, Session, Task, Topology, batchnorm_of_reference
+    from parle_hpc import Parle, EntropySGD, ElasticSGD, DiLoCo, LocalSGD
+    from parle_hpc import Session, Task, Topology, batchnorm_of_reference
 
 The optimisers, the equations and the models need torch alone; Topology needs mpi4py and Horovod once it is used.
 """
@@ -9,8 +10,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .algorithms.diloco import DiLoCo
     from .algorithms.elastic_sgd import ElasticSGD
     from .algorithms.entropy_sgd import EntropySGD
+    from .algorithms.local_sgd import LocalSGD
     from .algorithms.parle import Parle
     from .cluster.topology import Topology
     from .tasks.task import Task
@@ -22,11 +25,23 @@ _HOME = {
     "Session": "training.session",
     "EntropySGD": "algorithms.entropy_sgd",
     "ElasticSGD": "algorithms.elastic_sgd",
+    "DiLoCo": "algorithms.diloco",
+    "LocalSGD": "algorithms.local_sgd",
     "Task": "tasks.task",
     "Topology": "cluster.topology",
     "batchnorm_of_reference": "training.batchnorm",
 }
-__all__ = ["ElasticSGD", "EntropySGD", "Parle", "Session", "Task", "Topology", "batchnorm_of_reference"]
+__all__ = [
+    "DiLoCo",
+    "ElasticSGD",
+    "EntropySGD",
+    "LocalSGD",
+    "Parle",
+    "Session",
+    "Task",
+    "Topology",
+    "batchnorm_of_reference",
+]
 
 
 def __getattr__(name: str) -> object:

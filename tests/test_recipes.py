@@ -204,10 +204,10 @@ def test_the_split_recipes_are_section_5():
 @pytest.mark.parametrize("name", ["gpt_text", "gpt_shakespeare"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_recipe_of_a_text_settles_for_each_algorithm(name, algorithm):
-    """The optimiser inside belongs to Parle and Entropy-SGD; a run has as many steps for each."""
+    """Who can has the optimiser inside; a run has as many steps for each."""
     s = load(["--recipe", name, "--algorithm.name", algorithm])
     settle(s, 4)
-    assert s.algorithm.inner == ("adamw" if algorithm in ROUNDS else "sgd")
+    assert s.algorithm.inner == ("adamw" if algorithm in (*ROUNDS, "diloco") else "sgd")
     B = {"gpt_text": 409, "gpt_shakespeare": 61}[name]
     steps = B * s.schedule.epochs * (s.algorithm.L if algorithm in ROUNDS else 1)
     assert steps == pytest.approx({"gpt_text": 400, "gpt_shakespeare": 5000}[name], rel=0.03)

@@ -110,9 +110,7 @@ class Parle(Rounds):
             require(rho0 == math.inf or lr < 1, "lr", lr, "under 1 with inner, where it is eta of (8c) alone")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
         divided = inside == "gradients"
-        super().__init__(
-            params, defaults, L=L, comm=comm, replica=replica, divided=divided, inner=inner, gather=gather
-        )
+        super().__init__(params, defaults, L=L, comm=comm, replica=replica, divided=divided, inner=inner, gather=gather)
         for group in self.param_groups:
             if group["inner_lr"] is None and inner is None:
                 # a scheduler that anneals a tensor in place must not reach this one

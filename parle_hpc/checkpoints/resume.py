@@ -254,11 +254,14 @@ def state_of(stored, replica, own, same):
 def at_rest(stored):
     """What a replica that was not there begins with: the mean of the others, without momentum."""
     first, *others = (stored.replica(a) for a in range(stored.n))
-    # of Elastic-SGD the reference is a state of its own, and the replica's weights are xa
-    mean = first["x"] if "xa" in first else sum((o["x"] for o in others), first["x"]) / stored.n
+    # of Elastic-SGD the reference is a state of its own, and the replica's weights are xa; DiLoCo, unless it overlaps,
+    # has one x on all, whose bits are to stay the same
+    one = "xa" in first or ("outer_v" in first and "sent" not in first)
+    mean = first["x"] if one else sum((o["x"] for o in others), first["x"]) / stored.n
     mine = {name: values for name, values in first.items() if flat(name)}
-    new = {name: np.zeros_like(values) if name.startswith("v") else mean.copy() for name, values in mine.items()}
-    return new | {name: first[name] for name in ("lagged",) if name in first}
+    rests = {name for name in mine if name.startswith("v") or name == "sent"}
+    new = {name: np.zeros_like(values) if name in rests else mean.copy() for name, values in mine.items()}
+    return new | {name: first[name] for name in ("lagged", "outer_v") if name in first}
 
 
 def flat(name):

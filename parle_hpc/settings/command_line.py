@@ -7,7 +7,7 @@ from pydantic_settings import CliSettingsSource, SettingsError
 
 from ..errors import BadInput, brief, nearest
 from ..recipes import expanded, merge, read_recipe
-from .sections import ALGORITHMS, IMAGES, OF_TASKS, TAKEN, Settings
+from .sections import ALGORITHMS, IMAGES, OF_TASKS, ROUNDS, TAKEN, Settings
 from .task_file import is_file, settings_as_they_stand, settings_for
 
 PROGRAM = "python -m parle_hpc.train"
@@ -94,7 +94,11 @@ def load(arguments, open_task=True):
     given = {"recipe": source, **read_command_line(arguments, kind)}
     algorithm = merge(recipe, given).get("algorithm", {})
     chosen = algorithm.get("name", "parle") if isinstance(algorithm, dict) else "parle"
-    variant = variants[chosen] if chosen in ALGORITHMS else {}
+    variant = {}
+    if chosen in ALGORITHMS:
+        # what is counted in passes has the recipe's sections of sgd, but for what it says of the algorithm itself
+        sections = {name: table for name, table in variants["sgd"].items() if isinstance(table, dict)}
+        variant = merge({} if chosen in ROUNDS else sections, variants[chosen])
     tables = merge(merge(recipe, variant), given)
     try:
         settings = kind(**tables)

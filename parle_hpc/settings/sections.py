@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ..errors import possible_name
 from ..paths import expand
 
-ALGORITHMS = ("parle", "entropy_sgd", "elastic_sgd", "sgd")
+ALGORITHMS = ("parle", "entropy_sgd", "elastic_sgd", "sgd", "diloco", "local_sgd")
 DATA_PARALLEL = ("entropy_sgd", "sgd")  # one replica over all ranks
 ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the others one pass
 
@@ -116,6 +116,17 @@ class Algorithm(Section):
     )
     weight_decay: float = Field(
         0.0, ge=0, le=LARGEST, description="added to the gradient as weight_decay * y; of adamw and muon decoupled"
+    )
+    outer_lr: float = Field(0.7, gt=0, le=LARGEST, description="diloco: rate of its outer step")
+    outer_momentum: float = Field(0.9, ge=0, lt=1, description="diloco: Nesterov's momentum of its outer step")
+    overlap: bool = Field(
+        False, description="diloco: the mean travels during the next round, one round old, and is not waited for"
+    )
+    post_local_start: float = Field(
+        0.0,
+        ge=0,
+        le=LARGEST,
+        description="local_sgd: passes after which the replicas train alone; before, the mean is taken at every step",
     )
     scoping: bool = Field(
         True, description="Elastic-SGD: anneal rho by (9). Stable only while lr (h + 1/rho) < 1.357, h the curvature"

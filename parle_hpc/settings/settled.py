@@ -15,7 +15,11 @@ def settle(settings, size):
         raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
     if name != "parle" and settings.algorithm.payload != "full":
         raise BadInput(f"--algorithm.payload bfloat16: belongs to parle, not to {name}; leave it out")
-
+    if name != "diloco" and settings.algorithm.overlap:
+        raise BadInput(f"--algorithm.overlap true: belongs to diloco, not to {name}; leave it out")
+    if name != "local_sgd" and settings.algorithm.post_local_start:
+        given = f"--algorithm.post_local_start {settings.algorithm.post_local_start:g}"
+        raise BadInput(f"{given}: belongs to local_sgd, not to {name}; leave it out")
     settle_inner(settings, name)
 
 
@@ -30,11 +34,13 @@ def settle_inner(settings, name):
         raise BadInput("--schedule.outer false: eta stays only where eta' is annealed; give --schedule.inner true, too")
     if a.inner == "sgd":
         return
-    if name not in ROUNDS:
-        raise BadInput(f"--algorithm.inner {a.inner}: belongs to parle and entropy_sgd, not to {name}; leave it out")
+    if name not in (*ROUNDS, "diloco"):
+        raise BadInput(
+            f"--algorithm.inner {a.inner}: belongs to parle, entropy_sgd and diloco, not to {name}; leave it out"
+        )
     if a.inner_lr is None:
         raise BadInput(f"--algorithm.inner {a.inner}: needs its rate, eta', such as --algorithm.inner_lr 0.001")
-    if settings.schedule.lr >= 1:
+    if name in ROUNDS and settings.schedule.lr >= 1:
         raise BadInput(
             f"--schedule.lr {settings.schedule.lr:g}: must be under 1 with --algorithm.inner {a.inner}, where it is "
             "eta of (8c) alone"

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..algorithms.diloco import DiLoCo
 from ..algorithms.elastic_sgd import ElasticSGD
 from ..algorithms.entropy_sgd import EntropySGD
 from ..algorithms.inners import INNERS
+from ..algorithms.local_sgd import LocalSGD
 from ..algorithms.parle import Parle
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
@@ -212,12 +214,19 @@ def make_optimizer(settings, params, topology, B):
     """The optimiser that the settings name, over `params`, with B mini-batches in a pass."""
     a = settings.algorithm
     common = {"lr": settings.schedule.lr, "momentum": a.momentum, "weight_decay": a.weight_decay}
+    groups = {"comm": topology.cross, "replica": topology.replica, "gather": topology.gather}
+    if a.name == "diloco":
+        if a.inner != "sgd":
+            common = {"inner": partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)}
+        outer = {"outer_lr": a.outer_lr, "outer_momentum": a.outer_momentum, "overlap": a.overlap}
+        return DiLoCo(params, L=a.L, **outer, **groups, **common)
+    if a.name == "local_sgd":
+        return LocalSGD(params, L=a.L, post_local_start=round(a.post_local_start * B), **groups, **common)
     inner = {"L": a.L, "alpha": a.alpha, "gamma0": a.gamma0, "batches_per_epoch": B, "inner_lr": a.inner_lr}
     if a.inner != "sgd":
         common["weight_decay"], inner["inner_lr"] = 0.0, None
         inner["inner"] = partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)
     if a.name == "parle":
-        groups = {"comm": topology.cross, "replica": topology.replica, "gather": topology.gather}
         ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload}
         return Parle(params, rho0=a.rho0, **ways, **groups, **inner, **common)
     if a.name == "entropy_sgd":

@@ -17,7 +17,7 @@ from helpers import replicas
 from helpers.mpi import ENVIRONMENT, of_rank, pass_in_turn, passes
 from helpers.trainer import TRAIN, equal, events, wrong
 
-from parle_hpc import ElasticSGD, EntropySGD, Parle
+from parle_hpc import DiLoCo, ElasticSGD, EntropySGD, LocalSGD, Parle
 from parle_hpc.algorithms.sgd import SGD
 from parle_hpc.checkpoints import files
 from parle_hpc.checkpoints.files import Stored, folder_of
@@ -35,6 +35,9 @@ OPTIMISERS = {
     },
     "entropy_sgd": lambda p, comm: EntropySGD(p, lr=0.1, L=3, batches_per_epoch=4),
     "elastic_sgd": lambda p, comm: ElasticSGD(p, lr=0.05, batches_per_epoch=4, comm=comm),
+    "diloco": lambda p, comm: DiLoCo(p, lr=0.05, L=3, comm=comm),
+    "diloco overlap": lambda p, comm: DiLoCo(p, lr=0.05, L=3, overlap=True, comm=comm),
+    "local_sgd": lambda p, comm: LocalSGD(p, lr=0.05, L=3, post_local_start=5, comm=comm),
     "sgd": lambda p, comm: SGD(p, lr=0.1),
 }
 

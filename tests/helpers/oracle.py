@@ -83,6 +83,33 @@ def elastic_sgd(start, grad, n, steps, *, eta, mu, rho0, B, scoping, wd=0.0):
         yield list(xa), x
 
 
+def diloco(
+    start, grad, n, steps, *, eta, mu, L, outer_lr, outer_mu, wd=0.0, overlap=False, inner=None, post_local_start=0
+):
+    """Yields (y, x) after every step, each a list over the replicas. Douillard et al. 2023, algorithm 1.
+
+    overlap: Kale et al. 2025, eager updates. inner() as of `parle`. In the first post_local_start steps the replicas
+    meet after each.
+    """
+    inners = [inner and inner() for _ in range(n)]
+    y, x = [start.copy() for _ in range(n)], [start.copy() for _ in range(n)]
+    v, u, old = ([0 * start for _ in range(n)] for _ in range(3))
+    for k in range(steps):
+        for a in range(n):
+            g = grad(a, k, y[a]) + wd * y[a]
+            if inner:
+                y[a] = inners[a](y[a], g)
+            else:
+                y[a], v[a] = move(y[a], v[a], g, eta(k), mu)
+        if k < post_local_start or (k + 1) % L == 0:
+            new = [x[a] - y[a] for a in range(n)]
+            for a in range(n):
+                others = [old[b] if overlap else new[b] for b in range(n) if b != a]
+                x[a], u[a] = move(x[a], u[a], (new[a] + sum(others)) / n, outer_lr, outer_mu)
+            old, y = new, [x[a].copy() for a in range(n)]
+        yield list(y), list(x)
+
+
 def sgd(start, grad, steps, *, eta, mu, wd=0.0):
     """Yields y after every step."""
     y, v = start.copy(), 0 * start
