@@ -17,7 +17,8 @@ where the next update would wait for it, its last gradient computed: the couplin
 validated is the reference as it arrived, which has seen up to a round less than was paid for (Elastic-SGD's a
 mini-batch), so this is against Parle, never for it; only the last turn ends behind the coupling, and waits for its mean
 with nothing to hide it. Off the clock: validation, on all test images, with BatchNorm statistics of 64 mini-batches of
-training data; and Horovod's start over all hosts, which it spans in the turns of who needs it alone (see network.py).
+training data, and before it the mean that overlapped DiLoCo wants for it alone; and Horovod's start over all hosts,
+which it spans in the turns of who needs it alone (see network.py).
 """
 
 import argparse
@@ -49,6 +50,9 @@ def worker(arguments):
 
     torch.set_num_threads(1)
     keep_freed()
+    if arguments.hosts > len(os.sched_getaffinity(0)):
+        # what Topology.split does on a host with more ranks than cores; these take all cores for their own
+        os.environ.update(OMPI_MCA_mpi_yield_when_idle="1", HOROVOD_CYCLE_TIME="5")
     topology, a = Topology.split(replicas=arguments.hosts), arguments
     world, rank = topology.world, topology.world.Get_rank()
     team = copy.copy(topology)

@@ -20,8 +20,8 @@ BASELINE = "sgd_horovod"
 
 
 def racers_of(runs):
-    """Those that take part in all runs, in the order of LABELS."""
-    return [name for name in LABELS if all(any(row["racer"] == name for row in run["rows"]) for run in runs)]
+    """Those that have an error in all runs, in the order of LABELS."""
+    return [name for name in LABELS if all(validated(run, name) for run in runs)]
 
 
 def validated(run, racer):
@@ -116,7 +116,7 @@ def curve(runs, racer):
 
 def figure(runs):
     """Error against seconds, a panel for each rate, a line for each racer, a band for the deviation over the seeds."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     from parle_hpc.paper.plots import plt, style
 
@@ -133,7 +133,12 @@ def figure(runs):
             ax.fill_between(seconds, low, error + deviation, color=look["color"], alpha=0.15, lw=0)
         ax.set(xscale="log", yscale="log", xlabel="seconds", title=f"{rate}, {hosts} hosts")
     axes[0, 0].set_ylabel("validation error (%)")
-    axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for axis in (axes[0, 0].yaxis, *(ax.xaxis for ax in axes[0])):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    seeds = max(len(some) for _, some in panels)
+    drawn.suptitle("1 seed" if seeds == 1 else f"{seeds} seeds, band: standard deviation", fontsize=10)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     return drawn

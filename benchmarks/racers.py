@@ -11,8 +11,10 @@ from helpers.namespaces import link_bytes
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import MultiStepLR
 
+from parle_hpc.algorithms.diloco import DiLoCo
 from parle_hpc.algorithms.elastic_sgd import ElasticSGD
 from parle_hpc.algorithms.entropy_sgd import EntropySGD
+from parle_hpc.algorithms.local_sgd import LocalSGD
 from parle_hpc.algorithms.parle import Parle
 from parle_hpc.algorithms.sgd import SGD
 from parle_hpc.data.loader import Loader
@@ -59,15 +61,11 @@ def elastic_sgd(params, common, B, comm):
 
 
 def diloco(params, common, B, comm, overlap=False):
-    from parle_hpc.algorithms.diloco import DiLoCo
-
     # outer rate and momentum are those of its paper, 0.7 and 0.9
     return DiLoCo(params, L=L, overlap=overlap, comm=comm, **common)
 
 
 def local_sgd(params, common, B, comm):
-    from parle_hpc.algorithms.local_sgd import LocalSGD
-
     return LocalSGD(params, L=L, comm=comm, **common)
 
 
