@@ -14,15 +14,18 @@ def need_hosts():
         sys.exit()
 
 
-def on_hosts(count, rate, arguments, *names):
-    """What this program, given --worker and the named arguments, prints on two ranks over hosts with links of a rate.
+def on_hosts(count, rate, arguments, *names, ranks=2, timeout=3600):
+    """What this program, given --worker and the named arguments, prints on ranks over hosts with links of a rate.
 
-    rate None: as fast as memory. Ends where the program fails.
+    rate None: as fast as memory. timeout: in seconds. Ends where the program fails.
     """
-    handed_on = [part for name in names for part in (f"--{name}", getattr(arguments, name))]
+    handed_on = []
+    for name in names:
+        value = getattr(arguments, name)
+        handed_on += [f"--{name}", *(value if isinstance(value, list) else [value])]
     with Cluster(count) as cluster:
         cluster.shape(rate)
-        done = cluster.mpirun(2, Path(sys.argv[0]).resolve(), "--worker", *handed_on, timeout=3600)
+        done = cluster.mpirun(ranks, Path(sys.argv[0]).resolve(), "--worker", *handed_on, timeout=timeout)
     if done.returncode:
         sys.exit(f"{count} hosts, {rate}: {done.stdout}{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
