@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, islice
 
 import numpy as np
 import pytest
@@ -170,8 +170,7 @@ def test_what_goes_wrong_in_a_worker_comes_out_as_what_it_is():
         next(some)
     killed = f"^a worker that loads data, process {some.pids[0]}, was killed, as is done where memory is full"
     with pytest.raises(RuntimeError, match=killed):
-        for _ in range(3):
-            next(some)
+        list(islice(some, 3))
     some.close()
 
 
