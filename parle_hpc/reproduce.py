@@ -4,10 +4,11 @@
     python -m parle_hpc.reproduce table1 --size laptop --dry-run    # print the commands and start nothing
     python -m parle_hpc.reproduce table2 --size paper --sbatch      # write batch scripts for a cluster
 
-EXPERIMENT is table1, table2, fig1 to fig6, replicas (n = 1, 2, 3, 6, 8) or sensitivity (gamma_0 and rho_0). Runs lie in
-RUNS/SIZE/NAME and are shared between experiments; one that is finished is not run again, so the same command goes on
-after an interruption, from the last checkpoint, and, where batch jobs made the runs, only reports. Do not start it
-while such jobs are at work. Runs whose data set is not prepared are left out, and named.
+EXPERIMENT is table1, table2, fig1 to fig6, rivals (DiLoCo, local SGD, SAM, averaged weights), replicas (n = 1, 2, 3, 6,
+8) or sensitivity (gamma_0 and rho_0). Runs lie in RUNS/SIZE/NAME and are shared between experiments; one that is
+finished is not run again, so the same command goes on after an interruption, from the last checkpoint, and, where batch
+jobs made the runs, only reports. Do not start it while such jobs are at work. Runs whose data set is not prepared are
+left out, and named.
 """
 
 import argparse

@@ -154,6 +154,7 @@ class Topology:
         self._share_node(MPI)
         self._all = tuple(range(n * m))
         ranks = world_ranks(self.replica)
+        self.gradient_bytes_sent = 0
         self._gradient_mean = GradientMean(
             self._begin_mean,
             self._hvd.synchronize,
@@ -168,6 +169,8 @@ class Topology:
             sys.excepthook = self._lookout.failed
 
     def _begin_mean(self, tensor, name):
+        # the least that any all-reduce sends
+        self.gradient_bytes_sent += 2 * (self.m - 1) * tensor.nbytes // self.m
         return self._hvd.allreduce_async_(tensor, op=self._hvd.Average, name=name)
 
     def _start_horovod(self):

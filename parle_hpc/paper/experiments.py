@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ..settings import ALGORITHMS, DATA_PARALLEL, ROUNDS, load
+from ..settings import ALGORITHMS, DATA_PARALLEL, PAPERS, ROUNDS, load
 from . import numbers
 
 SAMPLES = {"mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "svhn": 604_388}
@@ -98,6 +98,16 @@ class Spec(NamedTuple):
             return 25 * self.length
         return math.ceil(self.settings.schedule.epochs * self._steps_per_epoch())
 
+    @property
+    def epochs(self):
+        return 25 * self.length / self._steps_per_epoch() if self.length else self.settings.schedule.epochs
+
+    @property
+    def drops(self):
+        """Epochs after which the rate drops: the recipe's fractions of the run."""
+        schedule = self.settings.schedule
+        return [drop / schedule.epochs * self.epochs for drop in schedule.drops]
+
     def _steps_per_epoch(self):
         data = self.settings.data
         samples = (self.laptop.samples if self.size == "laptop" else None) or SAMPLES[data.name]
@@ -122,10 +132,8 @@ class Spec(NamedTuple):
             if self.laptop.samples:
                 given += ["--data.samples", str(self.laptop.samples)]
         if self.length:
-            schedule = self.settings.schedule
-            epochs = 25 * self.length / self._steps_per_epoch()
-            drops = ",".join(f"{drop / schedule.epochs * epochs:.4g}" for drop in schedule.drops)
-            given += ["--schedule.epochs", up(epochs), "--schedule.drops", drops]
+            drops = ",".join(f"{drop:.4g}" for drop in self.drops)
+            given += ["--schedule.epochs", up(self.epochs), "--schedule.drops", drops]
             given += ["--schedule.max_rounds", str(self.length)]
         if self.size == "laptop" or self.length:
             given += ["--run.validate_every", str(max(1, self.steps // 25 // 15))]
@@ -162,13 +170,13 @@ def grid(recipes, algorithms, seeds, size, rounds, n=3):
 
 def mnist(seeds, size, rounds):
     """The MNIST row of Table 1 and Figure 2; three replicas as section 4.2 has it, and six as the table says."""
-    specs = grid(["lenet_mnist"], ALGORITHMS, seeds, size, rounds)
-    return specs + grid(["lenet_mnist"], ["parle"], seeds, size, rounds, n=6)
+    specs = grid(["lenet_mnist"], PAPERS, seeds, size, rounds)
+    return specs + grid(["lenet_mnist"], ["parle", "elastic_sgd"], seeds, size, rounds, n=6)
 
 
 def wide(*data):
     def specs(seeds, size, rounds):
-        return grid([f"wrn_{name}" for name in data], ALGORITHMS, seeds, size, rounds)
+        return grid([f"wrn_{name}" for name in data], PAPERS, seeds, size, rounds)
 
     return specs
 
@@ -190,6 +198,16 @@ def figure1(seeds, size, rounds):
     networks = grid([recipe], ["sgd"], numbers.MOTIVATION["networks"], size, rounds)
     keep = ("--run.save_replicas", "true")
     return [*networks, Spec(recipe, "parle", 3, 0, size, rounds, keep, "-kept")]
+
+
+def rivals(seeds, size, rounds):
+    """Parle and what came after it, and averages over time of SGD's weights and of Parle's, on MNIST."""
+    kinds = [(algorithm, (), "") for algorithm in ALGORITHMS]
+    kinds += [("diloco", ("--algorithm.overlap", "true"), "-overlap")]
+    late = Spec("lenet_mnist", "local_sgd", 3, 0, size, rounds).drops[0]
+    kinds += [("local_sgd", ("--algorithm.post_local_start", f"{late:.4g}"), "-late")]
+    kinds += [(a, ("--algorithm.average", way), f"-{way}") for a in ("sgd", "parle") for way in ("ema", "swa")]
+    return [Spec("lenet_mnist", a, 3, s, size, rounds, *more) for s in range(seeds) for a, *more in kinds]
 
 
 def replicas(seeds, size, rounds):
@@ -222,6 +240,7 @@ EXPERIMENTS = {
     "fig4": ("Figure 4: WRN-16-4 on SVHN", wide("svhn")),
     "fig5": ("Figure 5: training error", wide("cifar10", "cifar100", "svhn")),
     "fig6": ("Figure 6: validation error with split data", table2),
+    "rivals": ("Parle beside its rivals: LeNet on MNIST", rivals),
     "replicas": ("Section 4.3: the number of replicas", replicas),
     "sensitivity": ("Section 3.1: gamma_0 and rho_0", sensitivity),
 }

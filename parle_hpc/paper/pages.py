@@ -15,6 +15,7 @@ from .tables import (
     VARIED,
     all_runs,
     analysis_rows,
+    at_equal_cost,
     beside_the_paper,
     row_of_table_1,
     row_of_table_2,
@@ -144,6 +145,9 @@ def write(folders, out, title="Parle: report of runs"):
     for subject in dict.fromkeys(group.subject for group in groups):
         mine = [group for group in groups if group.subject == subject]
         shown = mine if len(mine) <= len(plots.STYLES) else [g for g in mine if not any(g in s[2] for s in studied)]
+        if len({group.algorithm for group in mine if group.finished}) > 1 and all(g.finished for g in mine):
+            title = f"{subject}: {mine[0].score} at equal cost"
+            page.table(f"{mine[0].file}-equal", title, *at_equal_cost(mine))
         if shown:
             page.figure(shown[0].file, f"{subject}: {shown[0].score} of the reference", plots.curves(shown, subject))
     page.table("runs", "All runs", *all_runs(groups))

@@ -19,6 +19,10 @@ STYLES = [
     ("#5f4b8b", (0, (3, 1, 1, 1)), "P"),
     ("#4f9d69", (0, (1, 1)), "X"),
     ("#b8b8b8", (0, (8, 2)), "<"),
+    ("#3b3b3b", (0, (2, 2)), ">"),
+    ("#c45a84", (0, (6, 1, 1, 1)), "p"),
+    ("#2f5d50", (0, (4, 3)), "h"),
+    ("#8ab0d8", (0, (1, 3)), "*"),
 ]
 plt.rcParams.update(
     {"font.size": 9, "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True, "pdf.fonttype": 42}

@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import BadInput
 from ..settings import DATA_PARALLEL, load
 
-ALGORITHM_NAMES = {"parle": "Parle", "elastic_sgd": "Elastic-SGD", "entropy_sgd": "Entropy-SGD", "sgd": "SGD"}
+ALGORITHM_NAMES = {
+    "parle": "Parle",
+    "elastic_sgd": "Elastic-SGD",
+    "entropy_sgd": "Entropy-SGD",
+    "sgd": "SGD",
+    "sam": "SAM",
+    "diloco": "DiLoCo",
+    "local_sgd": "local SGD",
+}
 DATA_NAMES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
 # settings that do not make one run's result another kind of result
 INCIDENTAL = {
@@ -41,6 +49,8 @@ class Round(Event):
     samples_per_second: float = Field(gt=0)
     coupling_seconds: float = Field(ge=0)
     coupling_wait_seconds: float = Field(ge=0)
+    coupling_bytes_sent: float = Field(0.0, ge=0)
+    gradient_bytes_sent: float = Field(0.0, ge=0)
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -113,6 +123,8 @@ class Record:
         finished: whether it came to its end.
         ranks: their number; None where an older run did not write it.
         minutes: from start to the last event.
+        progress: {measure: what was spent of it at each validation}: mini-batches of a replica, gradients (of a million
+            samples, of all replicas), MB that a rank sent, and minutes.
         coupling, waited: seconds of (8c) and (8d), and of waiting in them, in percent of the time of the mini-batches.
 
     Raises BadInput where the folder holds no run that was validated.
@@ -134,7 +146,9 @@ class Record:
         if not self.validations:
             raise BadInput(f"{folder} has not been validated yet; let it go on")
         self.score = score_of(self.validations[0])
-        self._time([event for event in events if event["event"] == "round"])
+        rounds = [event for event in events if event["event"] == "round"]
+        self._time(rounds)
+        self.progress = self._spent(rounds)
         self.minutes = events[-1]["seconds"] / 60
 
     def _time(self, rounds):
@@ -145,6 +159,19 @@ class Record:
         waited = sum(event["coupling_wait_seconds"] for event in rounds)
         compute = seconds - coupling
         self.coupling, self.waited = (100 * part / compute if compute > 0 else 0.0 for part in (coupling, waited))
+
+    def _spent(self, rounds):
+        s, steps = self.settings, np.array([event["step"] for event in self.validations])
+        passes = 2 if s.algorithm.name == "sam" else 1  # forward and backward, a mini-batch
+        sent = np.cumsum([0, *(event["coupling_bytes_sent"] + event["gradient_bytes_sent"] for event in rounds)])
+        # a validation is told after the round in which it falls
+        done = np.searchsorted([event["step"] for event in rounds], steps, side="right")
+        return {
+            "mini-batches": steps + 1,
+            "gradients": (steps + 1) * s.data.batch_size * (s.replicas or 1) * passes / 1e6,
+            "MB": sent[done] / 1e6,
+            "minutes": np.array([event["seconds"] for event in self.validations]) / 60,
+        }
 
     @property
     def last(self):

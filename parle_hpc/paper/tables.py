@@ -85,7 +85,7 @@ def all_runs(groups):
         done = group.finished or group.records
         passes = np.mean([record.last["passes"] for record in done])
         ranks = ", ".join(sorted({str(record.ranks or "?") for record in done}))
-        couples = group.algorithm in ("parle", "elastic_sgd")
+        couples = group.algorithm not in DATA_PARALLEL
         ratios = [f"{np.mean([getattr(r, k) for r in done]):.2f}" if couples else "" for k in ("coupling", "waited")]
         known = couples and not group.settings.task.file and group.settings.task.name != "language"
         expected = numbers.COUPLING.get(group.settings.model.name, numbers.COUPLING["wrn"]) if known else ""
@@ -96,6 +96,37 @@ def all_runs(groups):
         rows.append([group.subject, group.label, f"{group.steps:,}", f"{passes:.1f}", seeds, ranks, *errors])
         rows[-1] += [minutes, *ratios, str(expected)]
     return headers, rows
+
+
+def at_equal_cost(groups):
+    """Headers and rows: the validation score of each group when it had spent what the thriftiest one spent in all.
+
+    Of a group that had not been validated by then there is none. The learning rates are then still on their way.
+    """
+    budgets = {
+        measure: min(record.progress[measure][-1] for group in groups for record in group.finished)
+        for measure in groups[0].records[0].progress
+    }
+    shown = {
+        "mini-batches": "{:,.0f} mini-batches a replica",
+        "gradients": "{:.2f} million gradients",
+        "MB": "{:.1f} MB sent a rank",
+        "minutes": "{:.1f} min",
+    }
+    headers = ["algorithm", "at the end", *(f"at {shown[name].format(value)}" for name, value in budgets.items())]
+    rows = [[g.label, measured(g.values("val"))] + [measured(by(g, *b)) for b in budgets.items()] for g in groups]
+    return headers, rows
+
+
+def by(group, measure, budget):
+    """The last validation score of each finished run of a group within a budget; none where a run has none."""
+    found = []
+    for record in group.finished:
+        within = np.flatnonzero(record.progress[measure] <= budget * (1 + 1e-9))
+        if not len(within):
+            return []
+        found.append(record.validations[within[-1]][f"val_{group.score}"])
+    return found
 
 
 def setting(group, name):

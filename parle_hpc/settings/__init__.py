@@ -8,12 +8,13 @@ file beside it. A table named after an algorithm holds what differs again where 
 import tomlkit
 
 from .command_line import load, not_taken, option_names
-from .sections import ALGORITHMS, DATA_PARALLEL, ROUNDS, Schedule, Settings
+from .sections import ALGORITHMS, DATA_PARALLEL, PAPERS, ROUNDS, Schedule, Settings
 from .settled import default_replicas, settle
 
 __all__ = [
     "ALGORITHMS",
     "DATA_PARALLEL",
+    "PAPERS",
     "ROUNDS",
     "Schedule",
     "Settings",

@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ..errors import possible_name
 from ..paths import expand
 
-ALGORITHMS = ("parle", "entropy_sgd", "elastic_sgd", "sgd", "diloco", "local_sgd")
+PAPERS = ("parle", "entropy_sgd", "elastic_sgd", "sgd")
+ALGORITHMS = (*PAPERS, "diloco", "local_sgd")
 DATA_PARALLEL = ("entropy_sgd", "sgd")  # one replica over all ranks
 ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the others one pass
 

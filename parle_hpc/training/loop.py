@@ -45,7 +45,7 @@ def validate(parts, round, last=False):
 def one_round(parts):
     """L times (8a) and (8b), which ends with (8c) and (8d)."""
     p, optimizer, session, started = parts, parts.optimizer, parts.session, time.perf_counter()
-    before = coupling_counters(optimizer)
+    before, sent = coupling_counters(optimizer), p.topology.gradient_bytes_sent
     values = {"gamma": optimizer.gamma, "rho": optimizer.rho, "lr": optimizer.param_groups[0]["lr"]}
     for _ in range(optimizer.round_length):
         mini_batch(p)
@@ -54,6 +54,7 @@ def one_round(parts):
     samples = len(losses) * p.settings.data.batch_size * p.topology.n
     took = {name: value - before[name] for name, value in coupling_counters(optimizer).items()}
     p.tally.add(samples, seconds, took)
+    took["gradient_bytes_sent"] = p.topology.gradient_bytes_sent - sent
     session.event("round", p.tally.step - 1, **values, samples_per_second=samples / seconds, **took)
 
 

@@ -16,6 +16,7 @@ def write_run(folder, errors, *arguments, seed=0, finished=True):
     for t, error in enumerate(errors):
         common = {"seconds": 2.0 * (t + 1), "round": t, "step": 25 * (t + 1), "passes": 25 * (t + 1) / 100}
         took = {"coupling_seconds": 0.01, "coupling_wait_seconds": 0.005, "samples_per_second": samples / 1.01}
+        took["gradient_bytes_sent" if settings.replicas == 1 else "coupling_bytes_sent"] = 4e6 / settings.replicas
         events.append({"event": "round", **common, **took})
         events.append({"event": "validate", **common, "val_error": error, "train_error": error / 2})
     events[-1]["replica_error"] = [errors[-1] + 0.1, errors[-1] + 0.3]

@@ -75,7 +75,8 @@ def test_the_page_holds_table_and_curves_and_needs_no_network(runs, tmp_path):
     for text in ("0.50 ± 0.10", "0.44 ± 0.01", "0.75 ± 0.07", "LeNet (MNIST, n = 6)", "(+ 1 unfinished)", "0.52"):
         assert text in page, text
     files = {p.name for p in (tmp_path / "out").iterdir()}
-    figures, tables = {"lenet-mnist.pdf", "lenet-mnist.png"}, {"runs.md", "runs.tex", "table1.md", "table1.tex"}
+    figures, names = {"lenet-mnist.pdf", "lenet-mnist.png"}, ("runs", "table1", "lenet-mnist-equal")
+    tables = {f"{name}.{kind}" for name in names for kind in ("md", "tex")}
     assert files == {"index.html"} | figures | tables
     assert (tmp_path / "out" / "lenet-mnist.pdf").read_bytes().startswith(b"%PDF")
     table = (tmp_path / "out" / "table1.md").read_text()
@@ -94,6 +95,20 @@ def test_the_page_holds_table_and_curves_and_needs_no_network(runs, tmp_path):
     assert r"\toprule" in latex
     assert r"error \%" in latex
     assert latex.count(r"\\") == 4
+
+
+def test_at_equal_cost_each_has_what_it_had_by_then(tmp_path):
+    """3 replicas make thrice the gradients in a mini-batch of each, and send a third here."""
+    parle, sgd = ["--recipe", "lenet_mnist", "--replicas", "3"], ["--recipe", "lenet_mnist", "--algorithm.name", "sgd"]
+    folders = [write_run(tmp_path / f"p{seed}", [5, 4, 3, 2 + seed], *parle, seed=seed) for seed in range(2)]
+    folders += [write_run(tmp_path / "s", [9, 8, 7, 6, 5, 4, 3], *sgd)]
+    headers, rows = tables.at_equal_cost(read_groups(folders))
+    assert headers[2] == "at 101 mini-batches a replica"
+    assert headers[3:] == ["at 0.02 million gradients", "at 5.3 MB sent a rank", "at 0.1 min"]
+    assert rows == [
+        ["Parle, n = 3", "2.50 ± 0.71", "2.50 ± 0.71", "4.00 ± 0.00", "2.50 ± 0.71", "2.50 ± 0.71"],
+        ["SGD", "3.00", "6.00", "3.00", "9.00", "6.00"],
+    ]
 
 
 def test_the_page_says_how_many_runs_and_which_seeds(runs):
