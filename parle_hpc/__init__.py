@@ -1,6 +1,6 @@
 """Parle: training deep networks on clusters with almost no communication.
 
-    from parle_hpc import Parle, EntropySGD, ElasticSGD, Session, Task, Topology, batchnorm_of_reference
+    from parle_hpc import Parle, EntropySGD, ElasticSGD, SAM, Session, Task, Topology, batchnorm_of_reference
 
 The optimisers, the equations and the models need torch alone; Topology needs mpi4py and Horovod once it is used.
 """
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .algorithms.elastic_sgd import ElasticSGD
     from .algorithms.entropy_sgd import EntropySGD
     from .algorithms.parle import Parle
+    from .algorithms.sam import SAM
     from .cluster.topology import Topology
     from .tasks.task import Task
     from .training.batchnorm import batchnorm_of_reference
@@ -22,11 +23,12 @@ _HOME = {
     "Session": "training.session",
     "EntropySGD": "algorithms.entropy_sgd",
     "ElasticSGD": "algorithms.elastic_sgd",
+    "SAM": "algorithms.sam",
     "Task": "tasks.task",
     "Topology": "cluster.topology",
     "batchnorm_of_reference": "training.batchnorm",
 }
-__all__ = ["ElasticSGD", "EntropySGD", "Parle", "Session", "Task", "Topology", "batchnorm_of_reference"]
+__all__ = ["SAM", "ElasticSGD", "EntropySGD", "Parle", "Session", "Task", "Topology", "batchnorm_of_reference"]
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ..settings import ALGORITHMS, DATA_PARALLEL, ROUNDS, load
+from ..settings import DATA_PARALLEL, ROUNDS, load
 from . import numbers
 
 SAMPLES = {"mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "svhn": 604_388}
@@ -162,13 +162,13 @@ def grid(recipes, algorithms, seeds, size, rounds, n=3):
 
 def mnist(seeds, size, rounds):
     """The MNIST row of Table 1 and Figure 2; three replicas as section 4.2 has it, and six as the table says."""
-    specs = grid(["lenet_mnist"], ALGORITHMS, seeds, size, rounds)
+    specs = grid(["lenet_mnist"], numbers.ALGORITHMS, seeds, size, rounds)
     return specs + grid(["lenet_mnist"], ["parle"], seeds, size, rounds, n=6)
 
 
 def wide(*data):
     def specs(seeds, size, rounds):
-        return grid([f"wrn_{name}" for name in data], ALGORITHMS, seeds, size, rounds)
+        return grid([f"wrn_{name}" for name in data], numbers.ALGORITHMS, seeds, size, rounds)
 
     return specs
 

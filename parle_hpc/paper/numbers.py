@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from ..training.summary import PAPERS_COUPLING
 
+ALGORITHMS = ("parle", "entropy_sgd", "elastic_sgd", "sgd")  # that it compares
+
 
 class Result(NamedTuple):
     """Validation error in percent, its standard deviation over 3 runs (None: one run), and minutes."""

@@ -10,7 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import BadInput
 from ..settings import DATA_PARALLEL, load
 
-ALGORITHM_NAMES = {"parle": "Parle", "elastic_sgd": "Elastic-SGD", "entropy_sgd": "Entropy-SGD", "sgd": "SGD"}
+ALGORITHM_NAMES = {
+    "parle": "Parle",
+    "elastic_sgd": "Elastic-SGD",
+    "entropy_sgd": "Entropy-SGD",
+    "sgd": "SGD",
+    "sam": "SAM",
+}
 DATA_NAMES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
 # settings that do not make one run's result another kind of result
 INCIDENTAL = {

@@ -1,5 +1,6 @@
 """What a run has around its mini-batches: checkpoints, resume, signals, the watchdog, checks, metrics, and its end."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ class Session:
     Args:
         out: output folder, on a file system that all ranks share.
         topology: Topology.
-        model, optimizer: the network, and Parle, EntropySGD or ElasticSGD over its parameters.
+        model, optimizer: the network, and Parle, EntropySGD, ElasticSGD or SAM over its parameters.
         keep: {name: object with state_dict and load_state_dict} to be saved beside them, such as a scheduler. Of what
             state_dict gives, torch.load(weights_only=True) must be able to read all. A torch scheduler brings back the
             length that it was made for.
@@ -138,7 +139,7 @@ class Session:
         t, keep = self.topology, keep or {}
         if not hasattr(optimizer, "at_reference"):
             raise BadInput(
-                f"a Session's optimizer must be Parle, EntropySGD or ElasticSGD, not {type(optimizer).__name__}"
+                f"a Session's optimizer must be one of parle_hpc's, such as Parle, not {type(optimizer).__name__}"
             )
         t.together(checkpoint.check_kept, keep)
         self.model, self.optimizer = model, optimizer
@@ -146,7 +147,8 @@ class Session:
         self._same = [optimizer.x] if getattr(optimizer, "inside", None) == "workers" else self._params
         self._hosts = from_all(t.world, os.uname().nodename)
         self._length = optimizer.round_length
-        self.metrics.batches_per_pass = batches_per_pass or optimizer.B
+        # which SGD and SAM do not know
+        self.metrics.batches_per_pass = batches_per_pass or getattr(optimizer, "B", math.nan)
         if self.stored is not None:
             self._saver.last = self.stored.manifest["round"]
             told, changed = checkpoint.restore(self.stored, optimizer, model, keep, t, self._seed)

@@ -15,6 +15,7 @@ from ..algorithms.elastic_sgd import ElasticSGD
 from ..algorithms.entropy_sgd import EntropySGD
 from ..algorithms.inners import INNERS
 from ..algorithms.parle import Parle
+from ..algorithms.sam import SAM
 from ..algorithms.sgd import SGD
 from ..checkpoints import resume
 from ..cluster.agreement import by_first
@@ -224,6 +225,8 @@ def make_optimizer(settings, params, topology, B):
         return EntropySGD(params, **inner, **common)
     if a.name == "elastic_sgd":
         return ElasticSGD(params, rho0=a.rho0, batches_per_epoch=B, scoping=a.scoping, comm=topology.cross, **common)
+    if a.name == "sam":
+        return SAM(params, ascent=a.ascent, **common)
     return SGD(params, **common)
 
 

@@ -85,7 +85,7 @@ def test_replicas_of_more_ranks_go_on_with_it(whole, tmp_path):
     [
         ("nan", DIVERGED, "the loss became NaN or infinite in round 3, step 9, replica 0, rank 0 on"),
         ("steps", BAD_INPUT, "after round 2 the number of steps of the optimiser is 8 on one rank and 9 on another"),
-        ("torch", BAD_INPUT, "a Session's optimizer must be Parle, EntropySGD or ElasticSGD, not SGD"),
+        ("torch", BAD_INPUT, "a Session's optimizer must be one of parle_hpc's, such as Parle, not SGD"),
         (
             "unkept",
             BAD_INPUT,

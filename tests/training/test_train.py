@@ -33,6 +33,7 @@ RELATIVES = {
     "entropy_sgd": ("--algorithm.name", "entropy_sgd"),
     "elastic_sgd": ("--algorithm.name", "elastic_sgd"),
     "sgd": ("--algorithm.name", "sgd"),
+    "sam": ("--algorithm.name", "sam", "--schedule.epochs", 23),
 }
 TRACED = ("parle", "elastic_sgd")
 WRONG = {
