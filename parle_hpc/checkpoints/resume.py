@@ -258,6 +258,9 @@ def at_rest(stored):
     mean = first["x"] if "xa" in first else sum((o["x"] for o in others), first["x"]) / stored.n
     mine = {name: values for name, values in first.items() if flat(name)}
     new = {name: np.zeros_like(values) if name.startswith("v") else mean.copy() for name, values in mine.items()}
+    if "average" in first:
+        # over time, it stays what it is over the replicas
+        new["average"] = sum((o["average"] for o in others), first["average"]) / stored.n
     return new | {name: first[name] for name in ("lagged",) if name in first}
 
 

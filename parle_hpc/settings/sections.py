@@ -101,6 +101,13 @@ class Algorithm(Section):
     ascent: float = Field(
         0.05, gt=0, le=LARGEST, description="of sam: the length of eps, with each rank's gradient taken at w + eps"
     )
+    average: Literal["none", "ema", "swa"] = Field(
+        "none",
+        description="what is validated and kept, of any algorithm, is an average over the weights after each round: "
+        "ema, exponential, or swa, of the last rounds alike",
+    )
+    average_decay: float = Field(0.9, ge=0, lt=1, description="of ema: weight of the past, a round")
+    average_start: float = Field(0.75, ge=0, lt=1, description="of swa: part of the run's rounds after which it begins")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's mu, Remark 2")
     inner: Literal["sgd", "adamw", "muon"] = Field(
         "sgd",

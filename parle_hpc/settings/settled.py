@@ -1,7 +1,7 @@
 """Settings settled for so many ranks, and those that exclude each other."""
 
 from ..errors import BadInput
-from .sections import DATA_PARALLEL, ROUNDS
+from .sections import DATA_PARALLEL, ROUNDS, Algorithm
 
 
 def settle(settings, size):
@@ -15,8 +15,19 @@ def settle(settings, size):
         raise BadInput(f"--algorithm.inside workers: belongs to parle, not to {name}; leave it out")
     if name != "parle" and settings.algorithm.payload != "full":
         raise BadInput(f"--algorithm.payload bfloat16: belongs to parle, not to {name}; leave it out")
-
+    refuse_what_is_another_averages(settings.algorithm)
     settle_inner(settings, name)
+
+
+def refuse_what_is_another_averages(algorithm):
+    """Raises BadInput where a setting of an average is given that is not taken."""
+    for key, average in (("average_decay", "ema"), ("average_start", "swa")):
+        value = getattr(algorithm, key)
+        if algorithm.average != average and value != Algorithm.model_fields[key].default:
+            raise BadInput(
+                f"--algorithm.{key} {value:g}: belongs to --algorithm.average {average}, not to {algorithm.average}; "
+                "leave it out"
+            )
 
 
 def settle_inner(settings, name):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..algorithms.averaged import Averaged
 from ..algorithms.elastic_sgd import ElasticSGD
 from ..algorithms.entropy_sgd import EntropySGD
 from ..algorithms.inners import INNERS
@@ -100,6 +101,7 @@ def set_up(settings, session):
     # the tasks that come with parle_hpc change no weights behind the optimiser's back
     optimizer.watches_blocks = optimizer.watches_blocks and bool(settings.task.file)
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
+    optimizer = averaged(settings.algorithm, optimizer, rounds)
     tally, samples = Tally(), [len(train), len(sources.validation)]
     finished = is_finished(session, rounds)
     session.lower_is_better = task.lower_is_better
@@ -228,6 +230,15 @@ def make_optimizer(settings, params, topology, B):
     if a.name == "sam":
         return SAM(params, ascent=a.ascent, **common)
     return SGD(params, **common)
+
+
+def averaged(algorithm, optimizer, rounds):
+    """The optimiser, with an average of its weights where section `algorithm` says so, in a run of so many rounds."""
+    a = algorithm
+    if a.average == "none":
+        return optimizer
+    start = int(a.average_start * rounds) if a.average == "swa" else 0
+    return Averaged(optimizer, a.average, decay=a.average_decay, start=start)
 
 
 def make_schedule(settings, optimizer, B):

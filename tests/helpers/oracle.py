@@ -103,5 +103,15 @@ def sam(start, grad, m, steps, *, eta, ascent, mu, wd=0.0):
         yield w
 
 
+def ema(points, decay):
+    """Every point weighs `decay` of the next one's, and the first one has what is left."""
+    weights = [(1 - decay) * decay**i for i in range(len(points) - 1)]
+    return (1 - sum(weights)) * points[0] + sum(c * p for c, p in zip(weights, reversed(points), strict=False))
+
+
+def swa(points):
+    return sum(points) / len(points)
+
+
 def spread(vectors):
     return max(float(np.abs(v - vectors[0]).max()) for v in vectors)
