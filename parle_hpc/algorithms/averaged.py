@@ -59,8 +59,8 @@ class Averaged:
 
     def __getattr__(self, name: str) -> Any:
         """What the optimiser has."""
-        if name == "optimizer" or name.startswith("__"):
-            raise AttributeError(name)  # of a copy that is not made yet
+        if name.startswith("__"):
+            raise AttributeError(name)  # a copy, which has no optimiser yet, is asked for these
         return getattr(self.optimizer, name)
 
     @property

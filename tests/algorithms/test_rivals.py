@@ -1,5 +1,7 @@
 """The rivals against the oracle, float64, tolerance 1e-12."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -194,6 +196,24 @@ def test_where_averaging_begins_later_it_begins_anew():
         average = flat(params)
     assert later.rounds_averaged == 1
     assert np.array_equal(average, flat(params))
+
+
+def test_a_copy_of_an_average_goes_on_alike_and_apart():
+    of = problem("quadratic")
+    params = parameters(of)
+    optimizer = averaged("sam", params, None, "ema")
+    for k in range(2 * L):
+        one_step(optimizer, params, of, 0, k)
+    others, twin = copy.deepcopy((params, optimizer))
+    found = []
+    for weights, mover in ((params, optimizer), (others, twin)):
+        mover.optimizer.round_length, mover.optimizer.steps = L, 2 * L  # torch's copies know groups and state alone
+        for k in range(2 * L, 3 * L):
+            one_step(mover, weights, of, 0, k)
+        with mover.at_reference():
+            found.append(flat(weights))
+    assert np.array_equal(*found)
+    assert optimizer.rounds_averaged == twin.rounds_averaged == 3
 
 
 def test_a_state_without_an_average_is_refused():

@@ -1,7 +1,7 @@
 """Runs of SAM and with averaged weights: they learn, and say what they keep."""
 
 import pytest
-from helpers.mpi import pass_in_turn
+from helpers.mpi import pass_in_turn, passes
 from helpers.trainer import TRAIN, equal, events
 
 from parle_hpc.errors import BadInput
@@ -47,6 +47,35 @@ def test_an_average_changes_what_is_kept_and_nothing_of_the_training(runs):
     # before it begins the weights are their own reference
     first, *_, last = events(runs["sgd, swa"][0], "validate")
     assert first["spread"] == 0 < last["spread"]
+
+
+LOOP = """
+import torch
+from parle_hpc import SAM, Session, Topology
+from parle_hpc.algorithms.averaged import Averaged
+topology, model = Topology.split(replicas=1), torch.nn.Linear(3, 1)
+optimizer = Averaged(SAM(model.parameters(), lr=0.1), "ema")
+with Session(out="run", topology=topology, model=model, optimizer=optimizer) as session:
+    for step in session.steps(50):
+        batch = torch.rand(5, 3)
+        optimizer.zero_grad()
+        loss = model(batch).square().mean()
+        loss.backward()
+        with optimizer.perturbed():
+            model(batch).square().mean().backward()
+        topology.average_gradients(model.parameters())
+        optimizer.step()
+        session.loss(loss)
+    session.validated(step, {"val_loss": loss})
+"""
+
+
+@pytest.mark.cluster
+def test_a_loop_of_ones_own_has_them_too(tmp_path):
+    passes(1, "-c", LOOP, cwd=tmp_path)
+    (validated,) = events(tmp_path / "run", "validate")
+    # nobody has said how many mini-batches a pass has
+    assert (validated["step"], validated["passes"]) == (50, None)
 
 
 @pytest.mark.parametrize(
