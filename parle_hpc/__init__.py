@@ -1,6 +1,6 @@
 """Parle: training deep networks on clusters with almost no communication.
 
-    from parle_hpc import Parle, EntropySGD, ElasticSGD, DiLoCo, LocalSGD
+    from parle_hpc import Parle, EntropySGD, ElasticSGD, DiLoCo, LocalSGD, SAM
     from parle_hpc import Session, Task, Topology, batchnorm_of_reference
 
 The optimisers, the equations and the models need torch alone; Topology needs mpi4py and Horovod once it is used.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .algorithms.entropy_sgd import EntropySGD
     from .algorithms.local_sgd import LocalSGD
     from .algorithms.parle import Parle
+    from .algorithms.sam import SAM
     from .cluster.topology import Topology
     from .tasks.task import Task
     from .training.batchnorm import batchnorm_of_reference
@@ -27,11 +28,13 @@ _HOME = {
     "ElasticSGD": "algorithms.elastic_sgd",
     "DiLoCo": "algorithms.diloco",
     "LocalSGD": "algorithms.local_sgd",
+    "SAM": "algorithms.sam",
     "Task": "tasks.task",
     "Topology": "cluster.topology",
     "batchnorm_of_reference": "training.batchnorm",
 }
 __all__ = [
+    "SAM",
     "DiLoCo",
     "ElasticSGD",
     "EntropySGD",

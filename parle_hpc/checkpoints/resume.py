@@ -261,6 +261,9 @@ def at_rest(stored):
     mine = {name: values for name, values in first.items() if flat(name)}
     rests = {name for name in mine if name.startswith("v") or name == "sent"}
     new = {name: np.zeros_like(values) if name in rests else mean.copy() for name, values in mine.items()}
+    if "average" in first:
+        # over time, it stays what it is over the replicas
+        new["average"] = sum((o["average"] for o in others), first["average"]) / stored.n
     return new | {name: first[name] for name in ("lagged", "outer_v", "x8d", "v8d") if name in first}
 
 

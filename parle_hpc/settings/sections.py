@@ -8,8 +8,8 @@ from ..errors import possible_name
 from ..paths import expand
 
 PAPERS = ("parle", "entropy_sgd", "elastic_sgd", "sgd")
-ALGORITHMS = (*PAPERS, "diloco", "local_sgd")
-DATA_PARALLEL = ("entropy_sgd", "sgd")  # one replica over all ranks
+ALGORITHMS = (*PAPERS, "sam", "diloco", "local_sgd")
+DATA_PARALLEL = ("entropy_sgd", "sgd", "sam")  # one replica over all ranks
 ROUNDS = ("parle", "entropy_sgd")  # an epoch of these is B rounds, of the others one pass
 
 
@@ -45,8 +45,8 @@ class Data(Section):
         1.0,
         gt=0,
         le=1,
-        description="of the training set that each replica sees, section 5; together they see all of it. Of sgd and "
-        "entropy_sgd, which have one replica, it is a random part",
+        description="of the training set that each replica sees, section 5; together they see all of it. Of sgd, sam "
+        "and entropy_sgd, which have one replica, it is a random part",
     )
     samples: int | None = Field(None, ge=1, description="train on the first of the training images only, this many")
     preprocessing: Literal["none", "standardize", "gcn", "zca"] = Field(
@@ -103,6 +103,16 @@ class Algorithm(Section):
     payload: Literal["full", "bfloat16"] = Field(
         "full", description="what parle's replicas send: their weights' own type, or bfloat16 with error feedback"
     )
+    ascent: float = Field(
+        0.05, gt=0, le=LARGEST, description="of sam: the length of eps, with each rank's gradient taken at w + eps"
+    )
+    average: Literal["none", "ema", "swa"] = Field(
+        "none",
+        description="what is validated and kept, of any algorithm, is an average over the weights after each round: "
+        "ema, exponential, or swa, of the last rounds alike",
+    )
+    average_decay: float = Field(0.9, ge=0, lt=1, description="of ema: weight of the past, a round")
+    average_start: float = Field(0.75, ge=0, lt=1, description="of swa: part of the run's rounds after which it begins")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's mu, Remark 2")
     inner: Literal["sgd", "adamw", "muon"] = Field(
         "sgd",
@@ -236,7 +246,8 @@ class Settings(Section):
     replicas: int | None = Field(
         None,
         ge=1,
-        description="replicas n; where not given the first of 3, 2, 1 that divides the ranks; 1 for sgd, entropy_sgd",
+        description="replicas n; where not given the first of 3, 2, 1 that divides the ranks; 1 for sgd, sam and "
+        "entropy_sgd",
     )
     out: PathText | None = Field(None, description="output folder; where not given runs/RECIPE-DATE-TIME")
     resume: Annotated[PathText, Field(min_length=1)] = Field(

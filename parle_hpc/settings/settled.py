@@ -1,7 +1,7 @@
 """Settings settled for so many ranks, and those that exclude each other."""
 
 from ..errors import BadInput
-from .sections import DATA_PARALLEL, ROUNDS
+from .sections import DATA_PARALLEL, ROUNDS, Algorithm
 
 # what says something of one algorithm alone, and would be without effect elsewhere
 BELONGS = {
@@ -23,13 +23,25 @@ def settle(settings, size):
         raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
     for key, whose in BELONGS.items():
         value = getattr(settings.algorithm, key)
-        if name != whose and value != type(settings.algorithm).model_fields[key].default:
+        if name != whose and value != Algorithm.model_fields[key].default:
             shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
             raise BadInput(f"--algorithm.{key} {shown}: belongs to {whose}, not to {name}; leave it out")
     if settings.algorithm.eta2 is None and settings.algorithm.mu2:
         mu2 = settings.algorithm.mu2
         raise BadInput(f"--algorithm.mu2 {mu2:g}: x has no momentum where it is the mean; give --algorithm.eta2, too")
+    refuse_what_is_another_averages(settings.algorithm)
     settle_inner(settings, name)
+
+
+def refuse_what_is_another_averages(algorithm):
+    """Raises BadInput where a setting of an average is given that is not taken."""
+    for key, average in (("average_decay", "ema"), ("average_start", "swa")):
+        value = getattr(algorithm, key)
+        if algorithm.average != average and value != Algorithm.model_fields[key].default:
+            raise BadInput(
+                f"--algorithm.{key} {value:g}: belongs to --algorithm.average {average}, not to {algorithm.average}; "
+                "leave it out"
+            )
 
 
 def settle_inner(settings, name):

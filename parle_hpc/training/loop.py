@@ -65,7 +65,7 @@ def mini_batch(parts):
     for param in p.params:
         param.grad = None
     follow = partial(p.topology.follow_backward, p.params) if averages else None
-    p.session.loss(backward(p.computing, p.loader(p.tally.step), follow))
+    p.session.loss(gradients(p, p.loader(p.tally.step), follow))
     if averages:
         p.topology.average_gradients(p.params)
     if a.clip is not None:
@@ -74,6 +74,17 @@ def mini_batch(parts):
     p.scheduler.step()
     p.tally.step += 1
     p.session.watchdog.beat()
+
+
+def gradients(parts, batch, follow):
+    """This rank's gradients of a mini-batch, for SAM those of (3) alone; the loss of the live weights, shape ()."""
+    p, perturbed = parts, getattr(parts.optimizer, "perturbed", None)
+    if perturbed is None:
+        return backward(p.computing, batch, follow)
+    loss = backward(p.computing, batch)
+    with perturbed():
+        backward(p.computing, batch, follow)
+    return loss
 
 
 def backward(computing, parts, follow=None):

@@ -1,5 +1,6 @@
 """What a run has around its mini-batches: checkpoints, resume, signals, the watchdog, checks, metrics, and its end."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,7 +147,8 @@ class Session:
         self._same = [optimizer.x] if getattr(optimizer, "inside", None) == "workers" else self._params
         self._hosts = from_all(t.world, os.uname().nodename)
         self._length = optimizer.round_length
-        self.metrics.batches_per_pass = batches_per_pass or getattr(optimizer, "B", 1)
+        # which SGD and SAM do not know
+        self.metrics.batches_per_pass = batches_per_pass or getattr(optimizer, "B", math.nan)
         if self.stored is not None:
             self._saver.last = self.stored.manifest["round"]
             told, changed = checkpoint.restore(self.stored, optimizer, model, keep, t, self._seed)

@@ -11,13 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..algorithms.diloco import DiLoCo
-from ..algorithms.elastic_sgd import ElasticSGD
-from ..algorithms.entropy_sgd import EntropySGD
-from ..algorithms.inners import INNERS
-from ..algorithms.local_sgd import LocalSGD
-from ..algorithms.parle import Parle
-from ..algorithms.sgd import SGD
 from ..checkpoints import resume
 from ..cluster.agreement import by_first
 from ..cluster.topology import Topology
@@ -32,6 +25,7 @@ from .computing import Computing, compiled, settle_precision
 from .folder import cannot_be_written
 from .memory import keep_freed
 from .opening import check_data, check_task, checked_model, open_task
+from .optimizers import averaged, make_optimizer
 from .resident import keep_on
 from .schedule import Schedule
 from .session import Session
@@ -101,6 +95,7 @@ def set_up(settings, session):
     # the tasks that come with parle_hpc change no weights behind the optimiser's back
     optimizer.watches_blocks = optimizer.watches_blocks and bool(settings.task.file)
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
+    optimizer = averaged(settings.algorithm, optimizer, rounds)
     tally, samples = Tally(), [len(train), len(sources.validation)]
     finished = is_finished(session, rounds)
     session.lower_is_better = task.lower_is_better
@@ -208,32 +203,6 @@ def make_model(settings, train, topology, device):
     # dropout differs from rank to rank
     torch.manual_seed(resume.seed_of(settings.run.seed, topology.world.Get_rank()))
     return model
-
-
-def make_optimizer(settings, params, topology, B):
-    """The optimiser that the settings name, over `params`, with B mini-batches in a pass."""
-    a = settings.algorithm
-    common = {"lr": settings.schedule.lr, "momentum": a.momentum, "weight_decay": a.weight_decay}
-    groups = {"comm": topology.cross, "replica": topology.replica, "gather": topology.gather}
-    if a.name == "diloco":
-        if a.inner != "sgd":
-            common = {"inner": partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)}
-        outer = {"outer_lr": a.outer_lr, "outer_momentum": a.outer_momentum, "overlap": a.overlap}
-        return DiLoCo(params, L=a.L, **outer, **groups, **common)
-    if a.name == "local_sgd":
-        return LocalSGD(params, L=a.L, post_local_start=round(a.post_local_start * B), **groups, **common)
-    inner = {"L": a.L, "alpha": a.alpha, "gamma0": a.gamma0, "batches_per_epoch": B, "inner_lr": a.inner_lr}
-    if a.inner != "sgd":
-        common["weight_decay"], inner["inner_lr"] = 0.0, None
-        inner["inner"] = partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)
-    if a.name == "parle":
-        ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload, "eta2": a.eta2, "mu2": a.mu2}
-        return Parle(params, rho0=a.rho0, **ways, **groups, **inner, **common)
-    if a.name == "entropy_sgd":
-        return EntropySGD(params, **inner, **common)
-    if a.name == "elastic_sgd":
-        return ElasticSGD(params, rho0=a.rho0, batches_per_epoch=B, scoping=a.scoping, comm=topology.cross, **common)
-    return SGD(params, **common)
 
 
 def make_schedule(settings, optimizer, B):

@@ -17,9 +17,10 @@ def headline(settings, topology, task, samples, params, rounds, round_length, de
         network, data = type(task).__name__, f"of {Path(s.task.file).name}"
     elif isinstance(task, Images):
         network, nouns = s.model.name, "images"
-    size = sum(p.numel() for p in params)
+    size, average = sum(p.numel() for p in params), s.algorithm.average
+    kept = "" if average == "none" else f", weights averaged by {average}"
     return (
-        f"{s.algorithm.name}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {network} ({size:,} parameters) "
+        f"{s.algorithm.name}{kept}: {count(t.n, 'replica')} x {count(t.m, 'rank')}, {network} ({size:,} parameters) "
         f"{data} ({samples[0]:,} + {samples[1]:,} {nouns}), "
         f"{count(rounds, 'round')} of {round_length} mini-batches of {s.data.batch_size}, "
         f"{device.type} in {s.run.precision}, {count(torch.get_num_threads(), 'thread')} a rank"

@@ -4,6 +4,7 @@ With values, what notices changes from outside on a device is in test_outside.py
 """
 
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -15,7 +16,7 @@ from helpers.syncs import Only, Syncs
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from parle_hpc import ElasticSGD, EntropySGD, Parle, equations
+from parle_hpc import SAM, ElasticSGD, EntropySGD, Parle, equations
 from parle_hpc.algorithms.layout import Layout
 from parle_hpc.algorithms.sgd import SGD
 from parle_hpc.cluster.gradients import GradientMean
@@ -36,6 +37,7 @@ ROUNDED = {
 OTHERS = {
     "elastic_sgd": partial(ElasticSGD, lr=0.1, batches_per_epoch=5, weight_decay=0.1),
     "sgd": partial(SGD, lr=0.1, weight_decay=0.1),
+    "sam": partial(SAM, lr=0.1, weight_decay=0.1),
 }
 
 
@@ -65,6 +67,8 @@ def waits(make, dtype=torch.float32, answer=0, **device):
             cross_entropy(model(images.to(dtype)), labels.long()).backward()
             optimizer.averaged = True  # as average_gradients says
             before = syncs.calls.total()
+            with optimizer.perturbed() if isinstance(optimizer, SAM) else nullcontext():
+                cross_entropy(model(images.to(dtype)), labels.long()).backward()
             optimizer.step()
             found.append(syncs.calls.total() - before)
         with optimizer.at_reference():

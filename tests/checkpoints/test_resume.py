@@ -17,7 +17,8 @@ from helpers import replicas
 from helpers.mpi import ENVIRONMENT, of_rank, pass_in_turn, passes
 from helpers.trainer import TRAIN, equal, events, wrong
 
-from parle_hpc import DiLoCo, ElasticSGD, EntropySGD, LocalSGD, Parle
+from parle_hpc import SAM, DiLoCo, ElasticSGD, EntropySGD, LocalSGD, Parle
+from parle_hpc.algorithms.averaged import Averaged
 from parle_hpc.algorithms.sgd import SGD
 from parle_hpc.checkpoints import files
 from parle_hpc.checkpoints.files import Stored, folder_of
@@ -40,7 +41,18 @@ OPTIMISERS = {
     "diloco overlap": lambda p, comm: DiLoCo(p, lr=0.05, L=3, overlap=True, comm=comm),
     "local_sgd": lambda p, comm: LocalSGD(p, lr=0.05, L=3, post_local_start=5, comm=comm),
     "sgd": lambda p, comm: SGD(p, lr=0.1),
+    "sam": lambda p, comm: SAM(p, lr=0.1),
+    "parle, ema": lambda p, comm: Averaged(OPTIMISERS["parle lagged full"](p, comm), "ema"),
+    "parle, swa": lambda p, comm: Averaged(OPTIMISERS["parle current bfloat16"](p, comm), "swa", start=2),
+    "elastic_sgd, swa": lambda p, comm: Averaged(in_threes(OPTIMISERS["elastic_sgd"](p, comm)), "swa"),
+    "sam, ema": lambda p, comm: Averaged(in_threes(SAM(p, lr=0.1)), "ema"),
 }
+
+
+def in_threes(optimizer):
+    """With rounds of three steps."""
+    optimizer.round_length = 3
+    return optimizer
 
 
 def parameters():
@@ -107,6 +119,23 @@ def test_a_new_replica_starts_at_the_reference_and_at_rest(tmp_path):
     assert np.array_equal(new["z"], new["x"])
     assert not new["v_y"].any()
     assert not new["v_x"].any()
+
+
+def test_its_average_is_that_of_the_replicas(tmp_path):
+    def replica(a, comm):
+        params = parameters()
+        optimizer = OPTIMISERS["parle, ema"](params, comm)
+        for k in range(12):
+            give_gradients(params, a, k)
+            optimizer.step()
+        files.write(tmp_path, a, *parts(optimizer, 0, 1), {})
+        with optimizer.at_reference():
+            return torch.cat([p.detach().as_strided((p.numel(),), (1,)) for p in params]).numpy()
+
+    reference, *_ = replicas.run(3, replica)
+    new = at_rest(Stored(tmp_path, {"n": 3, "m": 1}))
+    assert np.allclose(new["average"], reference, atol=1e-6)
+    assert not np.allclose(new["x"], reference, atol=1e-3)
 
 
 def test_random_generators_go_on():
@@ -182,6 +211,34 @@ def gone_on(tmp_path_factory, digits, whole, signalled):
     return {**found, "wrong": json.loads(told)}
 
 
+RIVALS = {
+    "parle, ema": ("--algorithm.average", "ema"),
+    # averaged from the fourth of twelve rounds on
+    "sam, swa": (
+        *("--algorithm.name", "sam", "--schedule.epochs", 12),
+        *("--algorithm.average", "swa", "--algorithm.average_start", 0.25),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def rivals(tmp_path_factory, digits):
+    """A folder with a run of each of RIVALS, `whole`, and its copy that goes on after its first ones, `again`."""
+    folder = tmp_path_factory.mktemp("rivals")
+
+    def commands(kind):
+        given = (*TRAIN, *SMALL, "--data.path", digits, "--run.keep", 9)
+        return [(*given, *settings, "--out", folder / name / kind) for name, settings in RIVALS.items()]
+
+    pass_in_turn(2, *commands("whole"), timeout=600)
+    for name in RIVALS:
+        copy_until(folder / name / "whole", 8, folder / name / "again")
+    printed = pass_in_turn(2, *commands("again"), timeout=600)
+    # the eighth, or the fourth where the disk was slow
+    assert all("goes on after round" in text for text in printed), printed
+    return folder
+
+
 def copy_until(whole, round, folder):
     """A copy of a run as it was when the checkpoint after `round` was its newest."""
     shutil.copytree(whole, folder)
@@ -214,6 +271,12 @@ def test_on_a_signal_it_saves_and_the_same_command_goes_on(whole, signalled, gon
     assert seconds == sorted(seconds)
     # a third time there is nothing to do
     assert "holds a run that is finished: 12 rounds; more --schedule.max_rounds go on" in gone_on["finished"][1]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", RIVALS)
+def test_an_average_goes_on_bit_for_bit(rivals, name):
+    assert equal(rivals / name / "whole", rivals / name / "again")
 
 
 @pytest.mark.cluster

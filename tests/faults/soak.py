@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from helpers.mpi import ENVIRONMENT
 
 from parle_hpc.errors import SAVED
+from parle_hpc.settings import DATA_PARALLEL
 
 TINY = ("--data.samples", "400", "--data.batch_size", "12", "--run.checkpoint_every", "1", "--run.validate_every", "3")
 ROUNDS = ("--algorithm.L", "6", "--schedule.max_rounds", "12")
@@ -41,6 +42,11 @@ KINDS = {
     "diloco": (*PASSES, "--algorithm.name", "diloco"),
     "diloco, overlap": (*PASSES, "--algorithm.name", "diloco", "--algorithm.overlap", "true"),
     "local_sgd": (*PASSES, "--algorithm.name", "local_sgd", "--algorithm.post_local_start", "1"),
+    "sam, swa": (
+        *("--algorithm.name", "sam", "--schedule.max_rounds", "4", "--schedule.epochs", "9"),
+        *("--algorithm.average", "swa", "--algorithm.average_start", "0.25"),
+    ),
+    "parle, ema": (*ROUNDS, "--algorithm.average", "ema"),
 }
 # of kinds that are asked for alone
 RECIPES = {"gpt_text": ("--recipe", "gpt_text", "--run.checkpoint_every", "1")}
@@ -59,7 +65,7 @@ def children(pid):
 def program(kind, folder, data, ranks):
     """What each rank runs of a trial."""
     # of one replica where the ranks are three, so that a replica with three ranks is among the trials
-    replicas = () if kind in ("entropy_sgd", "sgd") else ("--replicas", "2" if ranks % 2 == 0 else "1")
+    replicas = () if kind.partition(",")[0] in DATA_PARALLEL else ("--replicas", "2" if ranks % 2 == 0 else "1")
     settings = RECIPES[kind] if kind in RECIPES else (*KINDS[kind], *TINY, "--data.path", str(data))
     return ("-m", "parle_hpc.train", *settings, "--out", str(folder), *replicas)
 

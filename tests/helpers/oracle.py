@@ -124,5 +124,27 @@ def sgd(start, grad, steps, *, eta, mu, wd=0.0):
         yield y
 
 
+def sam(start, grad, m, steps, *, eta, ascent, mu, wd=0.0):
+    """Yields w after every step: m ranks, of which rank b has grad(0, k, w, b), and an eps of its own."""
+    w, v = start.copy(), 0 * start
+    for k in range(steps):
+        total = 0
+        for b in range(m):
+            g = grad(0, k, w, b)
+            total = total + grad(0, k, w + ascent * g / np.sqrt((g * g).sum()), b)
+        w, v = move(w, v, total / m + wd * w, eta(k), mu)
+        yield w
+
+
+def ema(points, decay):
+    """Every point weighs `decay` of the next one's, and the first one has what is left."""
+    weights = [(1 - decay) * decay**i for i in range(len(points) - 1)]
+    return (1 - sum(weights)) * points[0] + sum(c * p for c, p in zip(weights, reversed(points), strict=False))
+
+
+def swa(points):
+    return sum(points) / len(points)
+
+
 def spread(vectors):
     return max(float(np.abs(v - vectors[0]).max()) for v in vectors)

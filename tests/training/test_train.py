@@ -35,6 +35,7 @@ RELATIVES = {
     "sgd": ("--algorithm.name", "sgd"),
     "diloco": ("--algorithm.name", "diloco"),
     "local_sgd": ("--algorithm.name", "local_sgd", "--algorithm.post_local_start", "1"),
+    "sam": ("--algorithm.name", "sam"),
 }
 TRACED = ("parle", "elastic_sgd")
 WRONG = {

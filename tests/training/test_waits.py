@@ -15,6 +15,7 @@ ALONE = {
     "entropy_sgd": ("--algorithm.name", "entropy_sgd", *SMALL),
     "elastic_sgd": ("--algorithm.name", "elastic_sgd", *SMALL),
     "sgd": ("--algorithm.name", "sgd", *SMALL),
+    "sam": ("--algorithm.name", "sam", "--algorithm.average", "ema", *SMALL),
     "parts of a mini-batch": ("--data.accumulate", "2", *SMALL),
     "bf16": ("--run.precision", "bf16", *SMALL),
     "lagged": ("--algorithm.reference", "lagged", *SMALL),
