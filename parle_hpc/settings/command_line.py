@@ -7,7 +7,7 @@ from pydantic_settings import CliSettingsSource, SettingsError
 
 from ..errors import BadInput, brief, nearest
 from ..recipes import expanded, merge, read_recipe
-from .sections import ALGORITHMS, IMAGES, OF_TASKS, ROUNDS, TAKEN, Settings
+from .sections import ALGORITHMS, DATA_PARALLEL, IMAGES, OF_TASKS, ROUNDS, TAKEN, Settings
 from .task_file import is_file, settings_as_they_stand, settings_for
 
 PROGRAM = "python -m parle_hpc.train"
@@ -97,8 +97,10 @@ def load(arguments, open_task=True):
     variant = {}
     if chosen in ALGORITHMS:
         # what is counted in passes has the recipe's sections of sgd, but for what it says of the algorithm itself
-        sections = {name: table for name, table in variants["sgd"].items() if isinstance(table, dict)}
-        variant = merge({} if chosen in ROUNDS else sections, variants[chosen])
+        alike = {} if chosen in ROUNDS else dict(variants["sgd"])
+        if chosen not in DATA_PARALLEL:
+            alike.pop("replicas", None)
+        variant = merge(alike, variants[chosen])
     tables = merge(merge(recipe, variant), given)
     try:
         settings = kind(**tables)
