@@ -15,7 +15,7 @@ from parle_hpc.data.advice import TOPICS
 from parle_hpc.data.prepare import prepare
 from parle_hpc.data.text import prepare_text
 from parle_hpc.recipes import recipe_names
-from parle_hpc.settings import ALGORITHMS, DATA_PARALLEL, ROUNDS, load, settle
+from parle_hpc.settings import ALGORITHMS, DATA_PARALLEL, PAPERS, ROUNDS, load, settle
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +91,7 @@ def trained(small, tmp_path_factory):
     def start(ranks):
         runs = {name: two_rounds(name, small) for name in recipe_names() if ranks_of(name) == ranks}
         if ranks == 2:
-            runs |= {f"half {algorithm}": half(algorithm, small) for algorithm in ALGORITHMS}
+            runs |= {f"half {algorithm}": half(algorithm, small) for algorithm in PAPERS}
         commands = [(*TRAIN, *settings, "--out", work / name) for name, settings in runs.items()]
         printed = pass_in_turn(ranks, *commands, timeout=600)
         return {name: (work / name, text) for name, text in zip(runs, printed, strict=True)}
@@ -146,7 +146,7 @@ def test_it_trains_two_rounds(trained, name):
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", PAPERS)
 def test_half_the_data_for_each(trained, algorithm):
     folder, _ = trained(2)[f"half {algorithm}"]
     (event,) = events(folder, "end")
