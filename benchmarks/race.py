@@ -63,7 +63,7 @@ def worker(arguments):
     settings = load(["--recipe", "lenet_mnist", "--run.seed", str(a.seeds[0]), "--data.path", a.data])
     field = Field(settings, open_task(settings, topology, Path()), topology, team)
     rates = dict.fromkeys(a.racers, LR) | dict(map(rate_of, a.lr))
-    rounds = {name: a.rounds * (a.more if RACERS[name].over else 1) for name in a.racers}
+    rounds = {name: round(a.rounds * (a.more if RACERS[name].over else 1)) for name in a.racers}
     racers = [Racer(name, field, rounds[name], rates[name]) for name in a.racers]
     run = {"rate": a.rates[0], "hosts": a.hosts, "seed": a.seeds[0], "rounds": rounds, "lr": rates, "rows": []}
     for rows in sweeps(racers, topology, a.every):
@@ -118,7 +118,7 @@ def main():
     parser.add_argument("--hosts", type=int, default=2, help="a rank on each (default: 2)")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="a run for each (default: 0)")
     parser.add_argument("--rounds", type=int, default=75, help="of 25 mini-batches (default: 75)")
-    parser.add_argument("--more", type=int, default=1, help="times as many for those that share one (default: 1)")
+    parser.add_argument("--more", type=float, default=1, help="times as many for those that share one (default: 1)")
     parser.add_argument("--every", type=int, default=5, help="rounds between validations, after as many (default: 5)")
     parser.add_argument("--racers", nargs="*", choices=LABELS, default=list(LABELS), help="(default: all)")
     parser.add_argument("--lr", nargs="*", default=[], metavar="NAME=RATE", help=f"of a racer (default: {LR} each)")

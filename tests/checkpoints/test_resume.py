@@ -211,34 +211,6 @@ def gone_on(tmp_path_factory, digits, whole, signalled):
     return {**found, "wrong": json.loads(told)}
 
 
-RIVALS = {
-    "parle, ema": ("--algorithm.average", "ema"),
-    # averaged from the fourth of twelve rounds on
-    "sam, swa": (
-        *("--algorithm.name", "sam", "--schedule.epochs", 12),
-        *("--algorithm.average", "swa", "--algorithm.average_start", 0.25),
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def rivals(tmp_path_factory, digits):
-    """A folder with a run of each of RIVALS, `whole`, and its copy that goes on after its first ones, `again`."""
-    folder = tmp_path_factory.mktemp("rivals")
-
-    def commands(kind):
-        given = (*TRAIN, *SMALL, "--data.path", digits, "--run.keep", 9)
-        return [(*given, *settings, "--out", folder / name / kind) for name, settings in RIVALS.items()]
-
-    pass_in_turn(2, *commands("whole"), timeout=600)
-    for name in RIVALS:
-        copy_until(folder / name / "whole", 8, folder / name / "again")
-    printed = pass_in_turn(2, *commands("again"), timeout=600)
-    # the eighth, or the fourth where the disk was slow
-    assert all("goes on after round" in text for text in printed), printed
-    return folder
-
-
 def copy_until(whole, round, folder):
     """A copy of a run as it was when the checkpoint after `round` was its newest."""
     shutil.copytree(whole, folder)
@@ -271,12 +243,6 @@ def test_on_a_signal_it_saves_and_the_same_command_goes_on(whole, signalled, gon
     assert seconds == sorted(seconds)
     # a third time there is nothing to do
     assert "holds a run that is finished: 12 rounds; more --schedule.max_rounds go on" in gone_on["finished"][1]
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize("name", RIVALS)
-def test_an_average_goes_on_bit_for_bit(rivals, name):
-    assert equal(rivals / name / "whole", rivals / name / "again")
 
 
 @pytest.mark.cluster
