@@ -102,19 +102,25 @@ def test_what_is_saved_is_enough_to_go_on_bit_for_bit(name, n, tmp_path):
             assert torch.equal(one[1], other[1])
 
 
-def test_a_new_replica_starts_at_the_reference_and_at_rest(tmp_path):
+def of_a_new_replica(name, steps, folder):
+    """(The reference after so many steps of three replicas, what a fourth begins with)."""
+
     def replica(a, comm):
         params = parameters()
-        optimizer = OPTIMISERS["parle current full"](params, comm)
-        for k in range(6):
+        optimizer = OPTIMISERS[name](params, comm)
+        for k in range(steps):
             give_gradients(params, a, k)
             optimizer.step()
-        files.write(tmp_path, a, *parts(optimizer, 0, 1), {})
+        files.write(folder, a, *parts(optimizer, 0, 1), {})
         with optimizer.at_reference():
             return torch.cat([p.detach().as_strided((p.numel(),), (1,)) for p in params]).numpy()
 
     reference, *_ = replicas.run(3, replica)
-    new = at_rest(Stored(tmp_path, {"n": 3, "m": 1}))
+    return reference, at_rest(Stored(folder, {"n": 3, "m": 1}))
+
+
+def test_a_new_replica_starts_at_the_reference_and_at_rest(tmp_path):
+    reference, new = of_a_new_replica("parle current full", 6, tmp_path)
     assert np.allclose(new["x"], reference, atol=1e-6)
     assert np.array_equal(new["z"], new["x"])
     assert not new["v_y"].any()
@@ -122,20 +128,21 @@ def test_a_new_replica_starts_at_the_reference_and_at_rest(tmp_path):
 
 
 def test_its_average_is_that_of_the_replicas(tmp_path):
-    def replica(a, comm):
-        params = parameters()
-        optimizer = OPTIMISERS["parle, ema"](params, comm)
-        for k in range(12):
-            give_gradients(params, a, k)
-            optimizer.step()
-        files.write(tmp_path, a, *parts(optimizer, 0, 1), {})
-        with optimizer.at_reference():
-            return torch.cat([p.detach().as_strided((p.numel(),), (1,)) for p in params]).numpy()
-
-    reference, *_ = replicas.run(3, replica)
-    new = at_rest(Stored(tmp_path, {"n": 3, "m": 1}))
+    reference, new = of_a_new_replica("parle, ema", 12, tmp_path)
     assert np.allclose(new["average"], reference, atol=1e-6)
     assert not np.allclose(new["x"], reference, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["diloco", "diloco overlap", "parle eta2"])
+def test_what_all_replicas_have_in_common_it_has_to_the_bit(name, tmp_path):
+    """The outer step must stay the same one everywhere."""
+    reference, new = of_a_new_replica(name, 6, tmp_path)
+    there = Stored(tmp_path, {"n": 3, "m": 1}).replica(1)
+    common = {"diloco": ("x", "outer_v"), "parle eta2": ("x8d", "v8d")}.get(name, ())
+    assert all(np.array_equal(new[key], there[key]) and there[key].any() for key in common)
+    assert name == "parle eta2" or np.allclose(new["x"], reference, atol=1e-6)
+    assert not new["v_y"].any()
+    assert name != "diloco overlap" or not new["sent"].any()
 
 
 def test_random_generators_go_on():
