@@ -72,7 +72,7 @@ def test_parle_is_the_papers(name, n, L, reference):
 
 @pytest.mark.parametrize("mu2", [0.0, 0.5])
 @pytest.mark.parametrize("reference", ["current", "lagged", "average"])
-@pytest.mark.parametrize(("name", "n"), [("quadratic", 1), ("quadratic", 3), ("rosenbrock", 2), ("lenet", 2)])
+@pytest.mark.parametrize(("name", "n"), [("quadratic", 1), ("quadratic", 3), ("rosenbrock", 2)])
 def test_a_free_eta2_is_8d_in_general(name, n, reference, mu2):
     """x is a state of its own, which follows the mean; at the end it goes on as the next coupling would have it."""
     of, L, steps, B = problem(name), 4, 17, 2
