@@ -163,7 +163,7 @@ pytestmark = pytest.mark.timeout(900)
 def whole(tmp_path_factory, digits):
     """A run of 2 x 2 ranks that nobody disturbed, with a checkpoint of rounds 4, 8 and 12: its folder."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    passes(4, *TRAIN, *SMALL, "--data.path", digits, "--out", folder, "--run.keep", 9, timeout=600)
+    passes(4, "saves.py", *SMALL, "--data.path", digits, "--out", folder, "--run.keep", 9, timeout=600)
     return folder
 
 
