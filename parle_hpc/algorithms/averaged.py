@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 from ..cluster.fingerprint import in_memory_order
 from ..coupling.choice import reference_over
 from .flat_state import require
+from .kept import kept
 
 AVERAGES = ("ema", "swa")
 COUNT = "averaged"  # in the parameter groups, which go with checkpoints: how many rounds are in the average
@@ -34,7 +35,7 @@ class Averaged:
     All else is the optimiser's, for which schedulers are made: what is not found here is looked for there.
 
     Args:
-        optimizer: Parle, EntropySGD, ElasticSGD, SGD or SAM.
+        optimizer: any other of this package.
         average: "ema" or "swa".
         decay: of "ema", in [0, 1).
         start: rounds after which averaging begins.
@@ -117,13 +118,9 @@ class Averaged:
             if not self.rounds_averaged:
                 yield
                 return
-            kept = [p.detach().clone() for p in self._params]
-            self._put(self._mean_of_replicas())
-            try:
+            with kept(self._params):
+                self._put(self._mean_of_replicas())
                 yield
-            finally:
-                with torch.no_grad():
-                    torch._foreach_copy_(self._params, kept)
 
     def _mean_of_replicas(self):
         comm, terms = (getattr(self.optimizer, name, None) for name in ("_comm", "_terms"))

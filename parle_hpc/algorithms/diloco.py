@@ -89,24 +89,20 @@ class DiLoCo(Rounds):
     def _make_mean(self):
         self._mean = reference_over(self._comm, self.x[self._mine], terms=self._terms)
         # while the mean of what was sent is under way, that of x has a place of its own
-        self._mean_of_x = reference_over(self._comm, self.x[self._mine], terms=self._terms) if self.overlap else None
+        self._reference = reference_over(self._comm, self.x[self._mine], terms=self._terms) if self.overlap else None
 
     def _references(self):
-        return [reference for reference in (self._mean, self._mean_of_x) if reference is not None]
+        return [reference for reference in (self._mean, self._reference) if reference is not None]
 
     def _inner_step(self):
         for _, group, lists, _ in self._blocks("v_y"):
             if lists:
                 y, g, v = lists
                 proximal_step(y, v, g, y, eta=group["lr"], strength=0.0, mu=group["momentum"])
-        if self._master is not None:
-            self._layout.unpack(self._master)
-
-    def _gamma_of_the_inner(self):
-        return None
 
     def _move(self):
-        x, y = self.x[self._mine], self._y()[self._mine]
+        live = self._layout.packed() if self._master is None else self._master
+        x, y = self.x[self._mine], live[self._mine]
         if self.overlap:
             new, n = x - y, self._of_replica()[1]
             delta = self._own_where_taken(self._mean.collect(), self.sent) + (new - self.sent) / n
@@ -114,21 +110,12 @@ class DiLoCo(Rounds):
         else:
             self._mean.start(y)
             delta = x - self._mean.collect()
-        for (index, _), *parts in zip(
-            self._layout.blocks, *map(self._layout.slices, (x, self.outer_v, delta)), strict=True
-        ):
+        slices = map(self._layout.slices, (x, self.outer_v, delta))
+        for (index, _), *parts in zip(self._layout.blocks, *slices, strict=True):
             if parts[0] is not None:
                 eta = self.outer_lr if self._inner is None else self.param_groups[index]["lr"]
                 nesterov(*([part] for part in parts), eta=eta, mu=self.outer_momentum)
         self._put_together()
-
-    def _y(self):
-        """The live weights in the state's type, shape (N,)."""
-        if self._master is not None:
-            return self._master
-        whole = self._layout.zeros()
-        self._layout.pack(whole)
-        return whole
 
     def _take_over(self, changed, live):
         torch.where(changed, live, self.x, out=self.x)
@@ -153,7 +140,7 @@ class DiLoCo(Rounds):
             return self.x
         # one after the other: ranks that start two reductions at once may not start them in the same order
         self._mean.collect()
-        return self.gathered(self._mean_of_x.exact(self.x[self._mine], started=False))
+        return self.gathered(self._reference.exact(self.x[self._mine], started=False))
 
     def _flat_state(self):
         state = super()._flat_state()

@@ -13,6 +13,7 @@ from ..cluster.waiting import counted
 from ..coupling.terms import Terms
 from .compiler import load_late
 from .flat_state import FlatState
+from .kept import kept
 from .layout import cut, joined
 
 SGD_ROUND = 25  # SGD and Elastic-SGD have no rounds, but are counted, reported and saved in rounds of this many steps
@@ -96,8 +97,7 @@ class FlatOptimizer(FlatState):
     def _notice(self, changed):
         if changed is not None:
             self._outside.see()
-            live = self._layout.zeros()
-            self._layout.pack(live)
+            live = self._layout.packed()
             for reference in self._references():
                 reference.release()
             self._take_over(changed, live)
@@ -175,15 +175,15 @@ class FlatOptimizer(FlatState):
             self._look_around()
             self._validations, self._validated_at = self._validations + 1, self.steps
             self._count("calls of at_reference")
-            kept = [p.detach().clone() for p in self._layout.params]
-            self._layout.unpack(self._newest_reference())
-        before, self._inside = self._inside, True
-        try:
-            yield
-        finally:
-            self._inside = before
+        before = self._inside
+        with kept(self._layout.params):
             with torch.no_grad():
-                torch._foreach_copy_([p.detach() for p in self._layout.params], kept)
+                self._layout.unpack(self._newest_reference())
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = before
 
     @torch.no_grad()
     def _look_around(self):

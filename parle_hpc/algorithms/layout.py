@@ -174,6 +174,12 @@ class Layout:
         """Copy the live weights into a flat buffer."""
         torch._foreach_copy_(list(self.vectors(flat)), self.live())
 
+    def packed(self):
+        """A new flat buffer with the live weights."""
+        flat = self.zeros()
+        self.pack(flat)
+        return flat
+
     def unpack(self, flat):
         """Copy a flat buffer into the live weights."""
         torch._foreach_copy_(self.live(), list(self.vectors(flat)))

@@ -96,9 +96,7 @@ class Outside:
         """Bool of shape (N,): live weights that are not those of a flat buffer; on a CPU None where all are."""
         if self._layout.on_cpu and self._layout.holds(flat):
             return None
-        live = self._layout.zeros()
-        self._layout.pack(live)
-        return live != self._layout.rounded(flat)
+        return self._layout.packed() != self._layout.rounded(flat)
 
 
 def sum_of(vectors, on_cpu):

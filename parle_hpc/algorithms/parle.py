@@ -172,11 +172,6 @@ class Parle(Rounds):
                 y, g, v, xa = lists
                 eq_8a(y, v, g, xa, eta=group["inner_lr"], gamma=gamma, mu=group["momentum"])
             self._moved(i, weights)
-        if self._master is not None:
-            self._layout.unpack(self._master)
-
-    def _gamma_of_the_inner(self):
-        return self.gamma
 
     def _moved(self, i, weights):
         z = self._runs["z"][i]
@@ -195,7 +190,7 @@ class Parle(Rounds):
                 group = self.param_groups[index]
                 eq_8c(*([part] for part in parts), eta=group["lr"], rho=rho, mu=group["momentum"])
         self._put_together()
-        if "lagged" in self._flat_state():
+        if hasattr(self, "lagged"):
             self.lagged.copy_(self._own_where_taken(self._mean.collect(), self.x[self._mine]))
 
     def _take_over(self, changed, live):
@@ -231,8 +226,9 @@ class Parle(Rounds):
     def _take_weights(self):
         self._layout.pack(self.x)
         self.z.copy_(self.x[self._mine])
-        for name in self._flat_state().keys() & {"lagged", "x8d"}:
-            getattr(self, name).copy_(self.x[self._mine])
+        for name in ("lagged", "x8d"):
+            if hasattr(self, name):
+                getattr(self, name).copy_(self.x[self._mine])
         if self._mean is not None:
             self._mean.reset(self.x[self._mine])
         self._restart()

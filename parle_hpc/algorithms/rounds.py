@@ -77,12 +77,8 @@ class Rounds(FlatOptimizer):
         """One mini-batch by the algorithm's own equations."""
         raise NotImplementedError
 
-    def _gamma_of_the_inner(self) -> float | None:
-        """gamma that pulls y to x after another optimiser's step; None for no pull."""
-        raise NotImplementedError
-
     def _moved(self, i: int, weights: list[torch.Tensor]) -> None:
-        """Another optimiser has moved block i of y to `weights`, one vector a run."""
+        """Another optimiser's step has brought block i of y to `weights`, one vector a run."""
 
     def _move(self) -> None:
         """The coupling: bring x to where the next round starts."""
@@ -103,6 +99,8 @@ class Rounds(FlatOptimizer):
             self._inner_step()
         else:
             self._step_of_another()
+        if self._master is not None:
+            self._layout.unpack(self._master)
         if self._ends_a_round():
             started = time.perf_counter()
             self._couple()
@@ -111,14 +109,12 @@ class Rounds(FlatOptimizer):
     def _step_of_another(self):
         if self._watching and self._outside.arrive_all():
             self._notice(self._outside.in_blocks())
-        self._inner.step(self.x, self._gamma_of_the_inner())
+        self._inner.step(self.x, self.gamma)
         lives = self._layout.live_runs() if self._master is None else self._layout.in_runs(self._master)
         for i, weights in enumerate(lives):
             self._moved(i, weights)
             if self._watching:
                 self._outside.leave(i, weights)
-        if self._master is not None:
-            self._layout.unpack(self._master)
 
     def _couple(self):
         if self._divided and not self.averaged:

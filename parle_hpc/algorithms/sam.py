@@ -18,6 +18,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from .flat_state import require
+from .kept import kept
 from .sgd import SGD
 
 
@@ -60,19 +61,17 @@ class SAM(SGD):
         eps is made of .grad as it stands. Parameters without one stand still.
         """
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        kept = [p.detach().clone() for p in params]
-        with torch.no_grad():
+        before = self._inside
+        with kept(params):
             if params:
                 self._ascend(params)
-        before, self._inside = self._inside, True
-        try:
-            yield
-        finally:
-            self._inside = before
-            with torch.no_grad():
-                if params:
-                    torch._foreach_copy_(params, kept)
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = before
 
+    @torch.no_grad()
     def _ascend(self, params):
         gradients = [p.grad for p in params]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
