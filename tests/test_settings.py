@@ -1,9 +1,11 @@
 """Settings from recipe and command line, and the one line that answers a mistake."""
 
+import re
+
 import pytest
 
 from parle_hpc.errors import BadInput
-from parle_hpc.settings import default_replicas, load, option_names, write
+from parle_hpc.settings import default_replicas, load, option_names, settle, write
 
 
 def refused(*arguments):
@@ -137,3 +139,20 @@ def test_what_cannot_be_extended_is_said(text, words, tmp_path):
     with pytest.raises(BadInput) as error:
         load(["--recipe", str(tmp_path / "mine.toml")])
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["overlap", "true"], "overlap true: belongs to diloco, not to parle; leave it out"),
+        (["post_local_start", "2"], "post_local_start 2: belongs to local_sgd, not to parle; leave it out"),
+        (["eta2", "0.1", "name", "elastic_sgd"], "eta2 0.1: belongs to parle, not to elastic_sgd; leave it out"),
+        (["mu2", "0.5"], "mu2 0.5: x has no momentum where it is the mean; give --algorithm.eta2, too"),
+        (["eta2", "0.1", "rho0", "inf"], "eta2 0.1: there is no x with --algorithm.rho0 inf; leave one of them out"),
+        (["inner", "adamw", "inner_lr", "0.1", "name", "local_sgd"], "inner adamw: belongs to parle, entropy_sgd and"),
+    ],
+)
+def test_what_belongs_to_another_algorithm_is_refused(given, told):
+    pairs = zip(given[::2], given[1::2], strict=True)
+    with pytest.raises(BadInput, match=re.escape(f"--algorithm.{told}")):
+        settle(load([part for key, value in pairs for part in (f"--algorithm.{key}", value)]), 4)

@@ -1,16 +1,20 @@
 """Settings settled for so many ranks, and those that exclude each other."""
 
+import math
+
 from ..errors import BadInput
 from .sections import DATA_PARALLEL, ROUNDS, Algorithm
 
-# what says something of one algorithm alone, and would be without effect elsewhere
+# what says something of one algorithm, or one average, alone, and would be without effect elsewhere
 BELONGS = {
-    "inside": "parle",
-    "payload": "parle",
-    "eta2": "parle",
-    "mu2": "parle",
-    "overlap": "diloco",
-    "post_local_start": "local_sgd",
+    "inside": ("name", "parle"),
+    "payload": ("name", "parle"),
+    "eta2": ("name", "parle"),
+    "mu2": ("name", "parle"),
+    "overlap": ("name", "diloco"),
+    "post_local_start": ("name", "local_sgd"),
+    "average_decay": ("average", "ema"),
+    "average_start": ("average", "swa"),
 }
 
 
@@ -21,27 +25,28 @@ def settle(settings, size):
         settings.replicas = default_replicas(name, size)
     if name in DATA_PARALLEL and settings.replicas > 1:
         raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
-    for key, whose in BELONGS.items():
-        value = getattr(settings.algorithm, key)
-        if name != whose and value != Algorithm.model_fields[key].default:
-            shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
-            raise BadInput(f"--algorithm.{key} {shown}: belongs to {whose}, not to {name}; leave it out")
-    if settings.algorithm.eta2 is None and settings.algorithm.mu2:
-        mu2 = settings.algorithm.mu2
-        raise BadInput(f"--algorithm.mu2 {mu2:g}: x has no momentum where it is the mean; give --algorithm.eta2, too")
-    refuse_what_is_another_averages(settings.algorithm)
+    refuse_what_belongs_elsewhere(settings.algorithm)
+    settle_reference(settings.algorithm)
     settle_inner(settings, name)
 
 
-def refuse_what_is_another_averages(algorithm):
-    """Raises BadInput where a setting of an average is given that is not taken."""
-    for key, average in (("average_decay", "ema"), ("average_start", "swa")):
-        value = getattr(algorithm, key)
-        if algorithm.average != average and value != Algorithm.model_fields[key].default:
-            raise BadInput(
-                f"--algorithm.{key} {value:g}: belongs to --algorithm.average {average}, not to {algorithm.average}; "
-                "leave it out"
-            )
+def refuse_what_belongs_elsewhere(algorithm):
+    """Raises BadInput where a setting of BELONGS is given, and what it belongs to is not taken."""
+    for key, (setting, whose) in BELONGS.items():
+        value, taken = getattr(algorithm, key), getattr(algorithm, setting)
+        if taken != whose and value != Algorithm.model_fields[key].default:
+            shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
+            to = whose if setting == "name" else f"--algorithm.{setting} {whose}"
+            raise BadInput(f"--algorithm.{key} {shown}: belongs to {to}, not to {taken}; leave it out")
+
+
+def settle_reference(algorithm):
+    """Raises BadInput where (8d) is to have a rate or momentum that its x does not."""
+    a = algorithm
+    if a.eta2 is not None and math.isinf(a.rho0):
+        raise BadInput(f"--algorithm.eta2 {a.eta2:g}: there is no x with --algorithm.rho0 inf; leave one of them out")
+    if a.eta2 is None and a.mu2:
+        raise BadInput(f"--algorithm.mu2 {a.mu2:g}: x has no momentum where it is the mean; give --algorithm.eta2, too")
 
 
 def settle_inner(settings, name):
