@@ -114,11 +114,13 @@ def at_equal_cost(groups):
         "minutes": "{:.1f} min",
     }
     headers = ["algorithm", "at the end", *(f"at {shown[name].format(value)}" for name, value in budgets.items())]
-    rows = [[g.label, measured(g.values("val"))] + [measured(by(g, *b)) for b in budgets.items()] for g in groups]
+    rows = [
+        [g.label, measured(g.values("val"))] + [measured(scores_within(g, *b)) for b in budgets.items()] for g in groups
+    ]
     return headers, rows
 
 
-def by(group, measure, budget):
+def scores_within(group, measure, budget):
     """The last validation score of each finished run of a group within a budget; none where a run has none."""
     found = []
     for record in group.finished:

@@ -8,40 +8,16 @@ import pytest
 import torch
 from helpers import oracle, replicas
 from helpers.problems import flat, parameters, problem, set_gradients
+from helpers.trajectories import DROP, assert_equal, trajectory
 
 from parle_hpc import ElasticSGD, EntropySGD, Parle
 from parle_hpc.algorithms.sgd import SGD
 
-LR, MU, WD, DROP = 0.1, 0.9, 1e-3, 0.5
+LR, MU, WD = 0.1, 0.9, 1e-3
 
 
 def eta_of(drop_at):
     return lambda k: LR * (DROP if k >= drop_at else 1.0)
-
-
-def trajectory(make, of, n, steps, drop_at):
-    """[y after each step] of every replica, and its optimiser; `make(params, comm)` gives the optimiser."""
-
-    def replica(a, comm):
-        params = parameters(of)
-        optimizer = make(params, comm)
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [drop_at], gamma=DROP)
-        path = []
-        for k in range(steps):
-            set_gradients(params, of.grad(a, k, flat(params)))
-            optimizer.step()
-            scheduler.step()
-            path.append(flat(params))
-        with optimizer.at_reference():
-            reference = flat(params)
-        assert np.array_equal(flat(params), path[-1])
-        return path, reference, optimizer
-
-    return replicas.run(n, replica)
-
-
-def assert_equal(mine, theirs):
-    assert np.abs(mine - theirs).max() <= 1e-12 * max(1.0, np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("reference", ["current", "lagged", "average"])

@@ -4,44 +4,19 @@ import itertools
 import re
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from helpers import oracle, replicas
+from helpers import oracle
 from helpers.problems import flat, parameters, problem, set_gradients
+from helpers.trajectories import DROP, assert_equal, trajectory
 
 from parle_hpc import DiLoCo, LocalSGD
 from parle_hpc.algorithms.sgd import SGD
 
-LR, MU, WD, DROP = 0.05, 0.9, 1e-3, 0.5
+LR, MU, WD = 0.05, 0.9, 1e-3
 OUTER = {"outer_lr": 0.4, "outer_momentum": 0.6}
 # where sqrt(v) is small against it, rounding does not grow
 ADAMW = {"lr": 0.02, "eps": 1e-2}
-
-
-def close(mine, theirs):
-    return np.abs(mine - theirs).max() <= 1e-12 * max(1.0, np.abs(theirs).max())
-
-
-def walk(make, of, n, steps, drop_at):
-    """Of each replica: y after every step, the reference at the end, x; make(params, comm) gives the optimiser."""
-
-    def replica(a, comm):
-        params = parameters(of)
-        optimizer = make(params, comm)
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer.inner or optimizer, [drop_at], gamma=DROP)
-        path = []
-        for k in range(steps):
-            set_gradients(params, of.grad(a, k, flat(params)))
-            optimizer.step()
-            scheduler.step()
-            path.append(flat(params))
-        with optimizer.at_reference():
-            reference = flat(params)
-        assert np.array_equal(flat(params), path[-1])
-        return path, reference, optimizer.x.numpy()
-
-    return replicas.run(n, replica)
 
 
 WAYS = {
@@ -63,15 +38,16 @@ WAYS = {
 def test_a_rival_is_its_papers(way, name, n, L):
     of, steps = problem(name), 4 * L + 2
     make, its = WAYS[way]
-    results = walk(lambda params, comm: make(params, L=L, comm=comm), of, n, steps, drop_at=2 * L)
+    results = trajectory(lambda params, comm: make(params, L=L, comm=comm), of, n, steps, drop_at=2 * L)
     settings = {"outer_lr": 0.4, "outer_mu": 0.6, "eta": lambda k: LR * (DROP if k >= 2 * L else 1), **its}
     states = list(oracle.diloco(of.start, of.grad, n, steps, mu=MU, L=L, wd=WD, **settings))
-    for a, (path, reference, x) in enumerate(results):
-        assert all(close(mine, y[a]) for mine, (y, _) in zip(path, states, strict=True))
-        assert close(x, states[-1][1][a])
-        assert close(reference, sum(states[-1][1]) / n)
+    for a, (path, reference, optimizer) in enumerate(results):
+        for mine, (y, _) in zip(path, states, strict=True):
+            assert_equal(mine, y[a])
+        assert_equal(optimizer.x.numpy(), states[-1][1][a])
+        assert_equal(reference, sum(states[-1][1]) / n)
     # one x for all, but where each takes its own part at once
-    apart = oracle.spread([x for *_, x in results])
+    apart = oracle.spread([optimizer.x.numpy() for *_, optimizer in results])
     assert (apart > 1e-5) if way == "overlap" and n > 1 else apart == 0
 
 
@@ -94,16 +70,17 @@ def test_diloco_with_adamw_inside_is_the_oracles(name, overlap):
     def make(params, comm):
         return DiLoCo(params, L=L, inner=inner, overlap=overlap, comm=comm, **OUTER)
 
-    results = walk(make, of, n, steps, drop_at)
+    results = trajectory(make, of, n, steps, drop_at)
     settings = {"outer_lr": 0.4, "outer_mu": 0.6, "overlap": overlap, "eta": None, "mu": None}
     states = list(oracle.diloco(of.start, grad, n, steps, L=L, inner=adamw, **settings))
     for a, (path, *_) in enumerate(results):
-        assert all(close(mine, y[a]) for mine, (y, _) in zip(path, states, strict=True))
+        for mine, (y, _) in zip(path, states, strict=True):
+            assert_equal(mine, y[a])
 
 
 def test_with_one_step_a_round_local_sgd_is_data_parallel_sgd():
     of, n, steps = problem("rosenbrock"), 3, 20
-    results = walk(lambda params, comm: LocalSGD(params, lr=LR, L=1, comm=comm), of, n, steps, drop_at=10)
+    results = trajectory(lambda params, comm: LocalSGD(params, lr=LR, L=1, comm=comm), of, n, steps, drop_at=10)
     params = parameters(of)
     optimizer = SGD(params, lr=LR)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [10], gamma=DROP)
@@ -111,7 +88,8 @@ def test_with_one_step_a_round_local_sgd_is_data_parallel_sgd():
         set_gradients(params, sum(of.grad(a, k, flat(params)) for a in range(n)) / n)
         optimizer.step()
         scheduler.step()
-        assert all(close(path[k], flat(params)) for path, *_ in results)
+        for path, *_ in results:
+            assert_equal(path[k], flat(params))
 
 
 @pytest.mark.parametrize(("wrong", "told"), [

@@ -8,16 +8,13 @@ import torch
 from helpers import oracle, replicas
 from helpers.mpi import passes
 from helpers.problems import flat, parameters, problem, set_gradients
+from helpers.trajectories import assert_equal
 
-from parle_hpc import SAM, ElasticSGD, EntropySGD, Parle
+from parle_hpc import SAM, DiLoCo, ElasticSGD, EntropySGD, Parle
 from parle_hpc.algorithms.averaged import Averaged
 from parle_hpc.algorithms.sgd import SGD
 
 LR, MU, WD = 0.1, 0.9, 1e-3
-
-
-def assert_equal(mine, theirs):
-    assert np.abs(mine - theirs).max() <= 1e-12 * max(1.0, np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("name", ["quadratic", "rosenbrock", "lenet"])
@@ -79,6 +76,7 @@ AVERAGED = {
     "parle, mean of z": (2, lambda p, comm: Parle(p, lr=LR, L=L, batches_per_epoch=2, comm=comm, reference="average")),
     "entropy_sgd": (1, lambda p, comm: EntropySGD(p, lr=LR, L=L, batches_per_epoch=2)),
     "elastic_sgd": (3, lambda p, comm: ElasticSGD(p, lr=LR, batches_per_epoch=2, comm=comm)),
+    "diloco, overlapped": (2, lambda p, comm: DiLoCo(p, lr=LR, L=L, overlap=True, comm=comm)),
     "sgd": (1, lambda p, comm: SGD(p, lr=LR)),
     "sam": (1, lambda p, comm: SAM(p, lr=LR)),
 }  # fmt: skip
@@ -93,6 +91,9 @@ def oracles(name, of, n):
         found = [([w], w) for w in oracle.sgd(of.start, of.grad, steps, eta=eta, mu=MU)]
     elif name == "sam":
         found = [([w], w) for w in oracle.sam(of.start, of.grad, 1, steps, eta=eta, ascent=0.05, mu=MU)]
+    elif name == "diloco, overlapped":
+        given = {"eta": eta, "mu": MU, "L": L, "outer_lr": 0.7, "outer_mu": 0.9, "overlap": True}
+        found = [(x, sum(x) / n) for _, x in oracle.diloco(of.start, of.grad, n, steps, **given)]
     else:
         kind = {"reference": "average"} if "mean of z" in name else {}
         kind |= {"rho0": np.inf if name == "entropy_sgd" else 1.0}
@@ -135,9 +136,9 @@ def test_an_average_is_over_the_rounds_and_over_the_replicas(name, average):
                 assert np.array_equal(flat(params), live)
                 sent = optimizer.coupling_bytes_sent - sent
                 averages = optimizer.rounds_averaged > 0
-                # the weights and three numbers of each replica, of 8 bytes; `average` also brings the newest x
+                # the weights and three numbers of each replica, of 8 bytes; these two also bring the newest x
                 least = 2 * (n - 1) * 8 * (of.start.size + 3 * n) // n
-                assert sent == least * (averages + (name == "parle, mean of z"))
+                assert sent == least * (averages + (name in ("parle, mean of z", "diloco, overlapped")))
         return found
 
     weights, references = oracles(name, of, n)

@@ -55,4 +55,5 @@ def test_what_leaves_the_hosts_in_a_round(n, m):
 def test_a_run_that_stops_in_the_middle_of_a_round_leaves_nothing_that_hangs():
     result = mpirun(2, "stops.py", timeout=120)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("ended") == 2
+    # two ranks, whose lines mpirun may join
+    assert "".join(result.stdout.split()) == "ended" * 2

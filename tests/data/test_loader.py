@@ -203,7 +203,8 @@ def test_the_training_command_starts_nothing_in_a_worker_which_imports_it():
 
 @pytest.mark.cluster
 def test_workers_of_ranks_know_nothing_of_mpi(tmp_path):
-    assert passes(2, "loads.py", "as_a_rank", tmp_path).count("the same") == 2
+    # two ranks, whose lines mpirun may join
+    assert passes(2, "loads.py", "as_a_rank", tmp_path).replace("\n", "") == "the same" * 2
 
 
 def of_session(leader):
