@@ -2,7 +2,6 @@ import os
 
 import pytest
 import torch
-from helpers import raw
 
 from parle_hpc.data.prepare import prepare
 
@@ -16,14 +15,6 @@ torch.set_num_threads(1)
 def digits(tmp_path_factory):
     """The prepared digits, a file made once."""
     return prepare("digits", out=tmp_path_factory.mktemp("data") / "digits.h5")
-
-
-@pytest.fixture(scope="session")
-def cifar10(tmp_path_factory):
-    """A small CIFAR-10 of 300 + 60 images, prepared from an archive in its real format."""
-    folder = tmp_path_factory.mktemp("cifar10")
-    source = raw.archive(raw.binary(raw.cifar(10), 10), "cifar-10-batches-bin", folder / "cifar-10-binary.tar.gz")
-    return prepare("cifar10", source, folder / "cifar10.h5")
 
 
 @pytest.fixture(autouse=True)

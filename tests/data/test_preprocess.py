@@ -8,9 +8,18 @@ from helpers import raw
 
 from parle_hpc.data.advice import default_path
 from parle_hpc.data.augment import PAD, augment
+from parle_hpc.data.prepare import prepare
 from parle_hpc.data.preprocess import GCN_SCALE, ZCA_EPS, Preprocessing, contrast_normalised
 from parle_hpc.data.store import open_dataset
 from parle_hpc.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    """A small CIFAR-10 of 300 + 60 images, prepared from an archive in its real format."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    source = raw.archive(raw.binary(raw.cifar(10), 10), "cifar-10-batches-bin", folder / "cifar-10-binary.tar.gz")
+    return prepare("cifar10", source, folder / "cifar10.h5")
 
 
 def normalised(pixels):

@@ -167,33 +167,41 @@ def test_from_data_to_page_and_on_after_an_interruption(data, tmp_path, reproduc
     assert "lenet_mnist-sgd-seed0 ended with status 2" in said
 
 
-def test_without_data_or_with_a_mistake_it_says_so(tmp_path):
+def test_without_data_it_ends_with_one_line(tmp_path):
+    result = module("parle_hpc.reproduce", "fig2", "--data", tmp_path, cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "no data set of this experiment" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_gets_one_line(tmp_path, reproduce, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for arguments, words in (
-        (["fig2", "--data", tmp_path], "no data set of this experiment"),
         (["table3"], "table3"),
         (["table1", "--seeds", "0"], "--seeds 0: must be 1 to 1,000"),
         (["table1", "--only", "adam"], "--only adam: no run of table1"),
     ):
-        result = module("parle_hpc.reproduce", *arguments, cwd=tmp_path)
-        assert result.returncode == 2
-        (line,) = result.stderr.splitlines()
+        status, printed, said = reproduce(*arguments)
+        assert (status, printed) == (2, "")
+        (line,) = said.splitlines()
         assert words in line
         assert not list(tmp_path.iterdir())
 
 
-def test_a_report_that_could_not_be_written_is_refused_before_hours_of_runs(data, tmp_path):
+def test_a_report_that_could_not_be_written_is_refused_before_hours_of_runs(data, tmp_path, reproduce):
     (tmp_path / "file").touch()
     for what in ([], ["--sbatch"]):
-        result = module("parle_hpc.reproduce", "fig2", "--data", data, "--out", tmp_path / "file" / "page", *what)
-        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-        assert "cannot be written" in result.stderr
-        assert not result.stdout
+        status, printed, said = reproduce("fig2", "--data", data, "--out", tmp_path / "file" / "page", *what)
+        assert (status, printed, len(said.splitlines())) == (2, "", 1)
+        assert "cannot be written" in said
 
 
-def test_a_dry_run_prints_commands_that_the_program_takes(tmp_path):
-    result = module("parle_hpc.reproduce", "table2", "--dry-run", "--seeds", "1", cwd=tmp_path)
-    assert result.returncode == 0
-    commands = [shlex.split(line) for line in result.stdout.splitlines()]
+def test_a_dry_run_prints_commands_that_the_program_takes(tmp_path, reproduce, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, printed, _ = reproduce("table2", "--dry-run", "--seeds", "1")
+    assert status == 0
+    commands = [shlex.split(line) for line in printed.splitlines()]
     assert len(commands) == 9
     for command in commands:
         settings = load(command[command.index("parle_hpc.train") + 1 :])
