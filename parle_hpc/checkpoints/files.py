@@ -9,11 +9,9 @@ forced to disk, then renamed; a checkpoint is complete once its manifest is ther
 ranks of one share the work.
 """
 
-import errno
 import hashlib
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +19,10 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from ..cluster.durable import fill, write_whole
+
 FORMAT = 1
-CHUNK = 1 << 20  # elements; the writing thread lets the training thread go on after each
 MANIFEST = "manifest.json"
-# what file systems answer that have no such thing, as CIFS and some of FUSE do to a folder's fsync
-UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EEXIST)
 
 
 class Damaged(ValueError):
@@ -57,72 +54,13 @@ def write(folder, rank, pieces, own, facts):
     with h5py.File(memory, "w") as file:
         file.attrs["facts"] = json.dumps(facts)
         for name, piece in pieces.items():
-            dataset = _fill(file, f"replica/{name}", piece.values)
+            dataset = fill(file, f"replica/{name}", piece.values)
             dataset.attrs.update(start=piece.start, size=piece.size)
         for name, values in own.items():
-            _fill(file, f"rank/{name}", np.atleast_1d(values))
+            fill(file, f"rank/{name}", np.atleast_1d(values))
     content = memory.getbuffer()
     write_whole(path, content)
     return {"name": path.name, "bytes": len(content), "blake2b": hashlib.blake2b(content, digest_size=16).hexdigest()}
-
-
-def _fill(file, name, values):
-    if not values.size:
-        return file.create_dataset(name, values.shape, values.dtype)
-    chunks = (min(CHUNK, len(values)), *values.shape[1:])
-    dataset = file.create_dataset(name, values.shape, values.dtype, chunks=chunks, fletcher32=True)
-    for start in range(0, len(values), CHUNK):
-        dataset[start : start + CHUNK] = values[start : start + CHUNK]
-    return dataset
-
-
-def write_whole(path, content):
-    """Write a file that is there with all of `content`, on the disk, or not at all. Raises OSError."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            force(file.fileno())
-        put_in_place(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    force_folder(path.parent)
-
-
-def force(descriptor):
-    """Force a file, or a folder's names, to disk; whether the file system can. Raises OSError where it fails."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in UNABLE:
-            raise
-        return False
-    return True
-
-
-def force_folder(folder):
-    """`force` for a folder, which file systems of networks and desktops often cannot, or which may not be read."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return force(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def put_in_place(partial, path):
-    """Give a file its name, also on a file system that does not replace one by another in one step."""
-    try:
-        partial.replace(path)
-    except OSError as error:
-        if error.errno not in UNABLE or not path.is_file():
-            raise
-        path.unlink()
-        partial.rename(path)
 
 
 def as_text(manifest):

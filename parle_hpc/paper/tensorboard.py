@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoints.files import write_whole
+from ..cluster.durable import write_whole
 from ..errors import BadInput
 from ..training.metrics import PLACE
 from .pages import open_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints.files import write_whole
+from ..cluster.durable import write_whole
 from ..errors import BadInput, first_line
 from .finished import finished, read_weights
 

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from tqdm import tqdm
 
-from ..checkpoints.files import write_whole
+from ..cluster.durable import write_whole
 from ..errors import say
 
 PLACE = ("event", "seconds", "round", "step", "passes")  # where an event is in its run: what every line has

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checkpoints.files import write_whole
 from ..checkpoints.resume import as_bytes
 from ..checkpoints.saver import reason
 from ..cluster.agreement import Group
+from ..cluster.durable import write_whole
 from .validation import Score, relative_spread
 
 

@@ -22,6 +22,7 @@ from parle_hpc.checkpoints.files import (
     read_manifest,
 )
 from parle_hpc.checkpoints.resume import find
+from parle_hpc.cluster.durable import force_folder
 
 
 def vector(replica, round):
@@ -156,7 +157,7 @@ def test_a_disk_that_is_full_leaves_nothing_of_the_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         files.write(tmp_path, 0, {}, {}, {})
     assert not list(tmp_path.iterdir())
@@ -171,46 +172,7 @@ def test_a_file_system_that_forces_no_folder_to_disk_keeps_files_all_the_same(tm
             raise OSError(code, os.strerror(code))
         real(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", of_files_alone)
+    monkeypatch.setattr(os, "fsync", of_files_alone)
     save(tmp_path, 0)
     assert read_manifest(folder_of(tmp_path, 0)) is not None
-    assert not files.force_folder(tmp_path)
-
-
-def test_but_a_disk_that_fails_is_heard(tmp_path, monkeypatch):
-    def fails(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EIO, "no luck")
-
-    monkeypatch.setattr(files.os, "fsync", fails)
-    with pytest.raises(OSError, match="no luck"):
-        files.write_whole(tmp_path / "x", b"y")
-
-
-def test_a_folder_that_may_be_written_and_not_read(tmp_path, monkeypatch):
-    real = os.open
-
-    def refuses(path, flags, *mode, **more):
-        if os.path.isdir(path):
-            raise PermissionError(errno.EACCES, "no")
-        return real(path, flags, *mode, **more)
-
-    monkeypatch.setattr(files.os, "open", refuses)
-    files.write_whole(tmp_path / "x", b"y")
-    assert (tmp_path / "x").read_bytes() == b"y"
-
-
-@pytest.mark.parametrize("code", [errno.EEXIST, errno.EPERM, errno.EACCES])
-def test_a_file_system_that_replaces_no_file(tmp_path, monkeypatch, code):
-    real = os.replace
-
-    def refuses(source, target, **more):
-        if os.path.exists(target):
-            raise OSError(code, os.strerror(code))
-        real(source, target, **more)
-
-    monkeypatch.setattr(os, "replace", refuses)
-    for content in (b"one", b"two"):
-        files.write_whole(tmp_path / "x", content)
-        assert (tmp_path / "x").read_bytes() == content
-    assert os.listdir(tmp_path) == ["x"]
+    assert not force_folder(tmp_path)
