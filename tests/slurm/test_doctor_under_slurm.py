@@ -1,6 +1,7 @@
 """The doctor under srun on 2 hosts: a sound machine, and four planted faults."""
 
 import os
+import re
 import sys
 
 import pytest
@@ -60,7 +61,8 @@ def test_all_ranks_on_one_core(cluster, tmp_path):
     result = srun(cluster, *on_core(core, *DOCTOR, "--out", tmp_path), nodes=1, tasks=2)
     assert result.returncode == 1
     (line,) = changes(result)
-    assert f"on host1 take turns on core {core} of its" in line
+    # the job before may not have left the first host yet
+    assert re.search(rf"on host\d take turns on core {core} of its", line)
     assert ("--cpus-per-task" in line) == (os.cpu_count() > 1)
 
 
