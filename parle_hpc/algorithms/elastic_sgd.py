@@ -1,12 +1,14 @@
 """Elastic-SGD, section 2.2."""
 
 import time
+import weakref
 from typing import Any
 
 import torch
 from torch.optim.optimizer import ParamsT
 
 from ..coupling.choice import reference_over
+from ..coupling.posting import Membership
 from ..equations import eq_7a, eq_7b, eq_9
 from .flat_optimizer import SGD_ROUND, FlatOptimizer
 from .flat_state import require
@@ -20,6 +22,7 @@ class ElasticSGD(FlatOptimizer):
         params, lr, momentum, weight_decay, comm: as Parle's; lr is eta of (7a) and (7b).
         rho0: rho at the start. Stable only while lr (h + 1/rho) < 1.357 for curvature h.
         batches_per_epoch: B of (9).
+        mailbox: as Parle's; the others see x^a once in 25 steps, and what they leave counts in each.
         scoping: anneal rho by (9), with t = k since L = 1; otherwise rho stays rho0.
 
     Raises ValueError for a setting out of range.
@@ -42,18 +45,22 @@ class ElasticSGD(FlatOptimizer):
         scoping: bool = True,
         weight_decay: float = 0.0,
         comm: Any = None,
+        mailbox: Membership | None = None,
     ) -> None:
         require(rho0 > 0, "rho0", rho0, "above 0")
         require(batches_per_epoch >= 1, "batches_per_epoch", batches_per_epoch, "at least 1")
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, comm)
         self.rho0, self.B, self.scoping = rho0, batches_per_epoch, scoping
         self._set_terms(rho0=rho0, batches_per_epoch=batches_per_epoch, scoping=scoping)
-        self._make_mean()
+        self._mailbox, self._moved = mailbox, 0
         # the live weights are scattered over the network's tensors; a reduction wants one vector
         self._sent = self._layout.zeros() if self._master is None else self._master
+        self._make_mean()
 
     def _make_mean(self):
-        self._mean = reference_over(self._comm, self.x, terms=self._terms)
+        me = weakref.ref(self)
+        mailbox = self._mailbox and (self._mailbox, self._sent, None, lambda: divmod(me()._moved, SGD_ROUND))
+        self._mean = reference_over(self._comm, self.x, terms=self._terms, mailbox=mailbox)
 
     @property
     def rho(self) -> float:
@@ -77,7 +84,7 @@ class ElasticSGD(FlatOptimizer):
             eq_7b([x], [m], eta=self.param_groups[index]["lr"])
         if self._master is not None:
             self._layout.unpack(self._master)
-        self._restart()
+        self._restart(self.steps + 1)
         self.coupling_seconds += time.perf_counter() - started
 
     def _others_before_a_step(self):
@@ -92,9 +99,9 @@ class ElasticSGD(FlatOptimizer):
         self._layout.pack(self.x)
         self._restart()
 
-    def _restart(self):
+    def _restart(self, moved=None):
         """x^a stands still until the next step: its mean travels during forward and backward."""
-        self._taken = None
+        self._taken, self._moved = None, self.steps if moved is None else moved
         if self._sent is not self._master:
             self._layout.pack(self._sent)
         self._mean.start(self._sent)

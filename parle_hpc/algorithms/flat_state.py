@@ -158,7 +158,7 @@ class FlatState(torch.optim.Optimizer):
     def finish(self) -> None:
         """Wait for what is under way between the replicas, so that MPI may end. Collective over the replicas."""
         for reference in self._references():
-            reference.collect()
+            reference.settle()
 
     def state_dict(self) -> dict[str, Any]:
         """This replica's own state: "state" by parameter, in its shape, "param_groups", and "replica".

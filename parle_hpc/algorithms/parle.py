@@ -14,6 +14,7 @@ such as bfloat16, are live copies of a master in the state's type.
 """
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from ..coupling.choice import PAYLOADS, reference_over
+from ..coupling.posting import Membership
 from ..equations import eq_8a, eq_8b, eq_8c, eq_8d_free, eq_9
 from .flat_state import require
 from .rounds import Rounds
@@ -66,6 +68,8 @@ class Parle(Rounds):
             before (8c) ("current") or after it ("lagged"), or to that of z before it ("average"). Stable on its own
             only while that part is under 2, and rho falls to 0.1.
         mu2: with eta2, Nesterov's momentum of x (Remark 2).
+        mailbox: coupling.posting.Membership, where the other replicas are jobs of their own (Remark 3), in place of
+            `comm`; with reference="current" alone, in full, and without eta2.
         gather: what puts the shares of a replica's ranks together, such as Topology.gather, which is NCCL where there
             is one; None: MPI, through the host's memory.
 
@@ -101,6 +105,7 @@ class Parle(Rounds):
         gather: Callable[..., None] | None = None,
         eta2: float | None = None,
         mu2: float = 0.0,
+        mailbox: Membership | None = None,
     ) -> None:
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
         require(gamma0 > 0, "gamma0", gamma0, "above 0")
@@ -115,6 +120,12 @@ class Parle(Rounds):
             require(eta2 > 0 and math.isfinite(rho0), "eta2", eta2, "above 0, and left out where rho0 is inf")
         require(0 <= mu2 < 1, "mu2", mu2, "in [0, 1)")
         require(mu2 == 0 or eta2 is not None, "mu2", mu2, "0 where there is no eta2: the mean has no dynamics")
+        if mailbox is not None:
+            require(comm is None or comm.Get_size() == 1, "comm", comm, "left out where there is a mailbox")
+            require(reference == "current", "reference", reference, "current where there is a mailbox")
+            require(
+                payload == "full" and eta2 is None, "payload", payload, "full, without eta2, where there is a mailbox"
+            )
         if inner is not None:
             require(inner_lr is None, "inner_lr", inner_lr, "left out where inner has a rate of its own")
             require(weight_decay == 0, "weight_decay", weight_decay, "left out: it is the inner optimiser's")
@@ -129,7 +140,7 @@ class Parle(Rounds):
                 require(rate > 0, "lr", lr, "above 0 where inner_lr, which never changes, is not given")
         self.alpha, self.B = alpha, batches_per_epoch
         self.gamma0, self.rho0, self.reference, self.inside = gamma0, rho0, reference, inside
-        self._payload, self.eta2, self.mu2 = payload, eta2, mu2
+        self._payload, self.eta2, self.mu2, self._mailbox = payload, eta2, mu2, mailbox
         self._elastic = math.isfinite(rho0)
         self._rho_clip = RHO_CLIP
         if inner is not None and self._elastic:
@@ -149,7 +160,10 @@ class Parle(Rounds):
     def _make_mean(self):
         # with one replica x^a is its own mean, so only the other two references have something to keep
         alone = self._comm is None and not self._elastic
-        self._mean = None if alone else reference_over(self._comm, self.x[self._mine], self._payload, self._terms)
+        me, shares = weakref.ref(self), self._layout.shares if self._divided else None
+        mailbox = self._mailbox and (self._mailbox, self.x, shares, lambda: (me().t, 0))
+        own = self.x[self._mine]
+        self._mean = None if alone else reference_over(self._comm, own, self._payload, self._terms, mailbox)
         self._mean_of_x = False
 
     @property

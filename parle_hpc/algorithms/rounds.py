@@ -48,7 +48,7 @@ class Rounds(FlatOptimizer):
         if inner is not None:
             self.flat_names = tuple(name for name in self.flat_names if name != "v_y")
         super().__init__(params, defaults, comm, replica, divided)
-        self.L = L
+        self.L, self._t = L, 0
         self._mine = self._layout.share
         self._inner = None if inner is None else Inner(inner, self._layout, self.param_groups, self._master)
         self._gather = None
@@ -69,7 +69,7 @@ class Rounds(FlatOptimizer):
     @property
     def t(self) -> int:
         """Rounds completed, t of (9)."""
-        return self.steps // self.L
+        return self._t
 
     # What an algorithm says beside FlatOptimizer's.
 
@@ -122,6 +122,7 @@ class Rounds(FlatOptimizer):
         self.averaged = False
         self._notice(self._others_in_this_round())
         self._move()
+        self._t += 1
         self._restart()
 
     def _others_before_a_step(self):
@@ -172,6 +173,7 @@ class Rounds(FlatOptimizer):
     @torch.no_grad()
     def _set_state(self, found, steps):
         super()._set_state(found, steps)
+        self._t = steps // self.L
         if self._inner is not None:
             self._inner.restore({name: vector for name, vector in found.items() if name.startswith(PREFIX)})
 

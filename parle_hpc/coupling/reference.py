@@ -6,6 +6,7 @@ reference is used as
     reference.start(xa)        # x^a stands still from here on
     reference.poll()           # once a mini-batch: takes the next step, where there is one
     x = reference.collect()    # waits for what has not arrived
+    reference.settle()         # before the end
 
 `start`, `collect` and `exact` are collective over the replicas; `poll` is not. choice.py says which kind is taken.
 """
@@ -47,6 +48,9 @@ class SerialReference:
 
     def exact(self, xa, started):
         return xa
+
+    def settle(self):
+        pass
 
 
 class MPIReference:
@@ -139,3 +143,7 @@ class MPIReference:
         if not started:
             self.start(xa)
         return self.collect()
+
+    def settle(self):
+        """Wait for what is under way, so that MPI may end."""
+        self.collect()
