@@ -69,6 +69,11 @@ class FlatOptimizer(FlatState):
         """Payload of this rank so far, in bytes."""
         return sum(reference.bytes_sent for reference in self._references())
 
+    @property
+    def coupling_news(self) -> dict[str, float]:
+        """What the last coupling says of the other replicas, where they may differ: coupling.posting."""
+        return {name: value for reference in self._references() for name, value in reference.news.items()}
+
     @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

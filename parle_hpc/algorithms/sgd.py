@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ class SGD(torch.optim.SGD):
     steps = 0
     coupling_seconds = coupling_wait_seconds = 0.0
     coupling_bytes_sent = 0
+    coupling_news: ClassVar[dict[str, float]] = {}
 
     def __init__(self, params: ParamsT, *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(

@@ -42,12 +42,18 @@ class Membership:
             self._clerk = Clerk(self, others)
         return self._clerk
 
-    def close(self, done=False):
-        """Leave it; done: all its rounds are done."""
+    def __enter__(self):
+        """From now on x^a is left for the others; what a set-up hands in may not be yet what the run begins with."""
+        if self._clerk is not None:
+            self._clerk.start()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        """Leave it; without an error all rounds are done."""
         if self._clerk is not None:
             self._clerk.close()
         if self.member is not None:
-            self.member.close(done)
+            self.member.close(done=kind is None)
 
 
 class Clerk:
@@ -69,6 +75,9 @@ class Clerk:
         self.bytes = 0
         self._handed_in = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="mailbox", daemon=True)
+
+    def start(self):
+        """Deal with what is handed in."""
         self._thread.start()
 
     def hand_in(self, round, x):
@@ -93,7 +102,8 @@ class Clerk:
         """End, settled."""
         self.settle()
         self._over = True
-        self._thread.join(SETTLE)
+        if self._thread.is_alive():
+            self._thread.join(SETTLE)
 
     def _work(self):
         current, due = None, float("inf")

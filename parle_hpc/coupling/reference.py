@@ -12,6 +12,7 @@ reference is used as
 """
 
 import time
+from typing import ClassVar
 
 from ..cluster.topology import world_ranks
 from ..cluster.waiting import called, wait_for
@@ -26,6 +27,7 @@ class SerialReference:
     bytes_sent = 0
     wait_seconds = 0.0
     fresh = True
+    news: ClassVar[dict[str, float]] = {}
 
     def __init__(self, like):
         self.mean = like.clone()
@@ -74,6 +76,7 @@ class MPIReference:
 
     fresh = False
     kind = "the mean of the replicas"
+    news: ClassVar[dict[str, float]] = {}
 
     def __init__(self, comm, like, terms=None):
         self.state = {}

@@ -23,6 +23,7 @@ DATA_NAMES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifa
 # settings that do not make one run's result another kind of result
 INCIDENTAL = {
     "data": {"path", "node_copy", "checksum", "device_memory"},
+    "coupling": {"folder", "member"},
     "run": {
         *("seed", "save_replicas", "validate_every", "device", "trace", "compile"),
         *("checkpoint_every", "checkpoint_minutes", "keep", "check_every", "patience", "grace"),

@@ -22,15 +22,21 @@ __all__ = [
     "load",
     "option_names",
     "settle",
+    "text_of",
     "write",
 ]
 
 
-def write(settings, path):
-    """The settings in force as a TOML file that `--recipe` takes, on any machine that has the data set's file."""
+def text_of(settings):
+    """The settings in force as TOML that `--recipe` takes, on any machine that has the data set's file."""
     elsewhere = {"recipe": True, "out": True, "resume": True, "data": {"node_copy"}}
     # a task's options may be of any type that pydantic knows, such as Path
     tables = settings.model_dump(mode="json", exclude=elsewhere, exclude_none=True)
     for section, key in not_taken(settings.task):
         tables[section].pop(key, None)
-    path.write_text(f"# recipe {settings.recipe or settings.task.file}\n{tomlkit.dumps(tables)}", encoding="utf-8")
+    return f"# recipe {settings.recipe or settings.task.file}\n{tomlkit.dumps(tables)}"
+
+
+def write(settings, path):
+    """`text_of` them as a file."""
+    path.write_text(text_of(settings), encoding="utf-8")

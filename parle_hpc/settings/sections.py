@@ -148,6 +148,29 @@ class Algorithm(Section):
     )
 
 
+class Coupling(Section):
+    via: Literal["mpi", "mailbox"] = Field(
+        "mpi",
+        description="how replicas reach one another: as ranks of one job, or, each a job of its own, by the files that "
+        "they leave in a folder",
+    )
+    folder: PathText = Field("", description="mailbox: the folder, which all its members see; one for each experiment")
+    member: int | None = Field(
+        None, ge=0, lt=1_000_000, description="mailbox: which of the members this is, 0, 1, 2, as a replica's number"
+    )
+    max_age: int = Field(
+        20, ge=1, description="mailbox: rounds of its own after which a member no longer counts one that is silent"
+    )
+    max_seconds: float = Field(3600.0, gt=0, le=LARGEST, description="mailbox: the same in seconds")
+    wait_for: int | None = Field(
+        None,
+        ge=1,
+        description="mailbox: wait in each round for that of members 0 to N - 1, which is what MPI does, to the bit; "
+        "where not given nobody waits, and what is newest counts",
+    )
+    weight: float = Field(1.0, gt=0, le=LARGEST, description="mailbox: of this member's x^a in the mean")
+
+
 class Schedule(Section):
     lr: float = Field(0.1, gt=0, le=LARGEST, description="learning rate eta at the start")
     kind: Literal["drops", "cosine"] = Field(
@@ -259,5 +282,6 @@ class Settings(Section):
     data: Data = Data()
     model: Model = Model()
     algorithm: Algorithm = Algorithm()
+    coupling: Coupling = Coupling()
     schedule: Schedule = Schedule()
     run: Run = Run()

@@ -3,41 +3,72 @@
 import math
 
 from ..errors import BadInput
-from .sections import DATA_PARALLEL, ROUNDS, Algorithm
+from .sections import DATA_PARALLEL, ROUNDS
 
-# what says something of one algorithm, or one average, alone, and would be without effect elsewhere
+# what says something of one algorithm, average or way to couple alone, and would be without effect elsewhere
 BELONGS = {
-    "inside": ("name", "parle"),
-    "payload": ("name", "parle"),
-    "eta2": ("name", "parle"),
-    "mu2": ("name", "parle"),
-    "overlap": ("name", "diloco"),
-    "post_local_start": ("name", "local_sgd"),
-    "average_decay": ("average", "ema"),
-    "average_start": ("average", "swa"),
+    "algorithm": {
+        "inside": ("name", "parle"),
+        "payload": ("name", "parle"),
+        "eta2": ("name", "parle"),
+        "mu2": ("name", "parle"),
+        "overlap": ("name", "diloco"),
+        "post_local_start": ("name", "local_sgd"),
+        "average_decay": ("average", "ema"),
+        "average_start": ("average", "swa"),
+    },
+    "coupling": dict.fromkeys(("folder", "member", "max_age", "max_seconds", "wait_for", "weight"), ("via", "mailbox")),
 }
+COUPLED = ("parle", "elastic_sgd")  # what a member of a mailbox may train by
 
 
 def settle(settings, size):
     """Settle the number of replicas for `size` ranks. Raises BadInput for settings that exclude each other."""
     name = settings.algorithm.name
+    refuse_what_belongs_elsewhere(settings)
+    if settings.coupling.via == "mailbox":
+        settle_mailbox(settings, name)
     if settings.replicas is None:
         settings.replicas = default_replicas(name, size)
     if name in DATA_PARALLEL and settings.replicas > 1:
         raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
-    refuse_what_belongs_elsewhere(settings.algorithm)
     settle_reference(settings.algorithm)
     settle_inner(settings, name)
 
 
-def refuse_what_belongs_elsewhere(algorithm):
+def refuse_what_belongs_elsewhere(settings):
     """Raises BadInput where a setting of BELONGS is given, and what it belongs to is not taken."""
-    for key, (setting, whose) in BELONGS.items():
-        value, taken = getattr(algorithm, key), getattr(algorithm, setting)
-        if taken != whose and value != Algorithm.model_fields[key].default:
-            shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
-            to = whose if setting == "name" else f"--algorithm.{setting} {whose}"
-            raise BadInput(f"--algorithm.{key} {shown}: belongs to {to}, not to {taken}; leave it out")
+    for section, keys in BELONGS.items():
+        given = getattr(settings, section)
+        for key, (setting, whose) in keys.items():
+            value, taken = getattr(given, key), getattr(given, setting)
+            if taken != whose and value != type(given).model_fields[key].default:
+                shown = f"{value:g}" if isinstance(value, float) else value if key == "folder" else str(value).lower()
+                to = whose if setting == "name" else f"--{section}.{setting} {whose}"
+                raise BadInput(f"--{section}.{key} {shown}: belongs to {to}, not to {taken}; leave it out")
+
+
+def settle_mailbox(settings, name):
+    """One replica, and a place in a mailbox. Raises BadInput where something is missing, or does not go with one."""
+    c, a = settings.coupling, settings.algorithm
+    if not c.folder:
+        raise BadInput("--coupling.via mailbox: needs the folder that its members share: --coupling.folder DIR")
+    if c.member is None:
+        raise BadInput("--coupling.via mailbox: needs the number of this member: --coupling.member 0, 1, 2 or so")
+    if name not in COUPLED:
+        raise BadInput(f"--coupling.via mailbox: couples {' and '.join(COUPLED)}, not {name}")
+    settings.replicas = settings.replicas or 1
+    if settings.replicas > 1:
+        raise BadInput(f"--replicas {settings.replicas}: a member of a mailbox is one replica; leave --replicas out")
+    if c.wait_for is not None and (name != "parle" or c.weight != 1):
+        raise BadInput(f"--coupling.wait_for {c.wait_for}: is for members of parle, of equal weight; leave it out")
+    if c.wait_for is not None and c.member >= c.wait_for:
+        raise BadInput(f"--coupling.member {c.member}: with --coupling.wait_for {c.wait_for} it must be less than that")
+    for key, right in (("reference", "current"), ("payload", "full"), ("eta2", None)):
+        if getattr(a, key) != right:
+            raise BadInput(f"--algorithm.{key} {getattr(a, key)}: does not go by a mailbox; leave it out")
+    if math.isinf(a.rho0):
+        raise BadInput("--algorithm.rho0 inf: is for replicas without a coupling; leave it or the mailbox out")
 
 
 def settle_reference(algorithm):

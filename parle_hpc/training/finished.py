@@ -35,6 +35,13 @@ def open_run(folder, data_path=None):
     run, or the file another data set than the run's.
     """
     folder = finished(folder)
+    settings, sources, model = opened(folder, data_path)
+    load_weights(model, folder / "reference.pt")
+    return settings, sources, model.eval()
+
+
+def opened(folder, data_path=None):
+    """The settings that a folder's config.toml has, their Sources, and a new network. Raises BadInput; see open_run."""
     settings = load(["--recipe", str(folder / "config.toml")])
     d, t = settings.data, settings.task
     if t.file:
@@ -49,9 +56,7 @@ def open_run(folder, data_path=None):
                 f"{d.path}, the data set {d.name} of {folder}, is not there; give its file by --data.path FILE"
             )
     sources = Sources(settings)
-    model = of_user(settings, "model()", sources.task.model)
-    load_weights(model, folder / "reference.pt")
-    return settings, sources, model.eval()
+    return settings, sources, of_user(settings, "model()", sources.task.model)
 
 
 def validation_of(settings, sources, model, device):

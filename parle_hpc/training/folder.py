@@ -14,6 +14,8 @@ from ..errors import BadInput
 
 def choose(settings):
     """The output folder that the settings name; one named by the clock is made, and nobody else's. Raises BadInput."""
+    if settings.out is None and settings.coupling.via == "mailbox":
+        return Path(settings.coupling.folder) / "runs" / str(settings.coupling.member)
     name = Path(settings.recipe or settings.task.file).stem
     folder = Path(settings.out or Path("runs") / f"{name}-{run_name(os.environ)}")
     if settings.out is not None or "SLURM_JOB_ID" in os.environ:

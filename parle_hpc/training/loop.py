@@ -16,7 +16,7 @@ def train(parts):
     """
     p, session = parts, parts.session
     p.computing.model.train()
-    with closing(p.ahead) if p.ahead else nullcontext():
+    with closing(p.ahead) if p.ahead else nullcontext(), p.mailbox or nullcontext():
         for round in session.rounds(p.rounds):
             with p.trace(round):
                 one_round(p)
@@ -53,9 +53,10 @@ def one_round(parts):
     seconds = time.perf_counter() - started
     samples = len(losses) * p.settings.data.batch_size * p.topology.n
     took = {name: value - before[name] for name, value in coupling_counters(optimizer).items()}
-    p.tally.add(samples, seconds, took)
+    news = optimizer.coupling_news
+    p.tally.add(samples, seconds, took, news)
     took["gradient_bytes_sent"] = p.topology.gradient_bytes_sent - sent
-    session.event("round", p.tally.step - 1, **values, samples_per_second=samples / seconds, **took)
+    session.event("round", p.tally.step - 1, **values, samples_per_second=samples / seconds, **took, **news)
 
 
 def mini_batch(parts):

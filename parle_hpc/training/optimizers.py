@@ -13,8 +13,8 @@ from ..algorithms.sam import SAM
 from ..algorithms.sgd import SGD
 
 
-def make_optimizer(settings, params, topology, B):
-    """The optimiser that the settings name, over `params`, with B mini-batches in a pass."""
+def make_optimizer(settings, params, topology, B, mailbox=None):
+    """The optimiser that the settings name, over `params`, with B mini-batches in a pass; mailbox: a Membership."""
     a = settings.algorithm
     common = {"lr": settings.schedule.lr, "momentum": a.momentum, "weight_decay": a.weight_decay}
     groups = {"comm": topology.cross, "replica": topology.replica, "gather": topology.gather}
@@ -30,14 +30,15 @@ def make_optimizer(settings, params, topology, B):
     if a.name == "sgd":
         return SGD(params, **common)
     if a.name == "elastic_sgd":
-        return ElasticSGD(params, rho0=a.rho0, batches_per_epoch=B, scoping=a.scoping, comm=topology.cross, **common)
+        elastic = {"rho0": a.rho0, "batches_per_epoch": B, "scoping": a.scoping}
+        return ElasticSGD(params, comm=topology.cross, mailbox=mailbox, **elastic, **common)
     inner = {"L": a.L, "alpha": a.alpha, "gamma0": a.gamma0, "batches_per_epoch": B, "inner_lr": a.inner_lr}
     if a.inner != "sgd":
         common["weight_decay"], inner["inner_lr"] = 0.0, None
         inner["inner"] = partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)
     if a.name == "parle":
         ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload, "eta2": a.eta2, "mu2": a.mu2}
-        return Parle(params, rho0=a.rho0, **ways, **groups, **inner, **common)
+        return Parle(params, rho0=a.rho0, mailbox=mailbox, **ways, **groups, **inner, **common)
     return EntropySGD(params, **inner, **common)
 
 

@@ -40,6 +40,13 @@ class Schedule:
         for part in self._parts:
             part.step()
 
+    def begin_at(self, step):
+        """Go on as if so many mini-batches were done."""
+        for part in self._parts:
+            for group in part.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.factor(step)
+        self.load_state_dict({"step": step})
+
     def state_dict(self):
         """What a checkpoint keeps of it: the rest is of the settings, which may have changed, and of the optimiser."""
         return {"step": self._parts[0].last_epoch}

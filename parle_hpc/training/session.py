@@ -175,6 +175,10 @@ class Session:
             decides=self._rank == 0,
         )
 
+    def rounds_saved(self) -> int:
+        """Rounds in the last complete checkpoint."""
+        return 0 if self._saver.last is None else self._saver.last + 1
+
     def steps(self, total: int) -> Iterator[int]:
         """The steps that are left of `total`, from 0; between two rounds all that a run does there.
 
@@ -216,7 +220,9 @@ class Session:
         step, device = first * self._length, self._params[0].device.type
         self.metrics.event(event, round, step, ranks=t.n * t.m, device=device, lower_is_better=self.lower_is_better)
         self.metrics.expect(total, first)
-        goes_on = [f"goes on after round {first}/{total}, from {self.stored.folder}", *self._changed] if first else []
+        goes_on = []
+        if self.stored is not None:
+            goes_on = [f"goes on after round {first}/{total}, from {self.stored.folder}", *self._changed]
         for line in (*self.news, *goes_on):
             self.metrics.say(line)
 

@@ -14,6 +14,7 @@ import torch
 from ..checkpoints import resume
 from ..cluster.agreement import by_first
 from ..cluster.topology import Topology
+from ..coupling.posting import Membership
 from ..data.ahead import Ahead, ahead_of
 from ..data.loader import Loader
 from ..data.split import MiniBatches, seen_by
@@ -23,6 +24,7 @@ from ..settings import DATA_PARALLEL, ROUNDS, Settings
 from ..settings import write as write_settings
 from .computing import Computing, compiled, settle_precision
 from .folder import cannot_be_written
+from .membership import begin_beside_others, open_mailbox, replica_number
 from .memory import keep_freed
 from .opening import check_data, check_task, checked_model, open_task
 from .optimizers import averaged, make_optimizer
@@ -42,6 +44,7 @@ class Parts:
 
     Attributes:
         settings, topology, session: as given.
+        mailbox: Membership, where the other replicas are jobs of their own; else None.
         computing: Computing, which has the Task and the network.
         ahead: processes or the thread that fetch samples ahead, or None.
         loader: Loader of this rank's mini-batches.
@@ -56,6 +59,7 @@ class Parts:
     settings: Settings
     topology: Topology
     session: Session
+    mailbox: Membership | None
     computing: Computing
     ahead: Ahead | None
     loader: Loader
@@ -91,19 +95,22 @@ def set_up(settings, session):
     seen, batches = share(settings, train, t)
     model = make_model(settings, train, t, device)
     computing, params = Computing(task, model, device, settings.run.precision), list(model.parameters())
-    optimizer = make_optimizer(settings, params, t, batches.B)
+    samples = [len(train), len(sources.validation)]
+    mailbox = open_mailbox(settings, t, session, samples, model)
+    optimizer = make_optimizer(settings, params, t, batches.B, mailbox)
     # the tasks that come with parle_hpc change no weights behind the optimiser's back
     optimizer.watches_blocks = optimizer.watches_blocks and bool(settings.task.file)
     scheduler, rounds = make_schedule(settings, optimizer, batches.B)
     optimizer = averaged(settings.algorithm, optimizer, rounds)
-    tally, samples = Tally(), [len(train), len(sources.validation)]
-    finished = is_finished(session, rounds)
+    tally, finished = Tally(), is_finished(session, rounds)
     session.lower_is_better = task.lower_is_better
     if not finished:
         check_stored(session, settings, samples, rounds)
         by_first(t, write_config, settings, out)
         facts = facts_of(settings, samples)
         session.take_up(model, optimizer, {"schedule": scheduler, "tally": tally}, batches_per_pass=batches.B, **facts)
+        if stored is None and mailbox is not None and settings.coupling.wait_for is None:
+            begin_beside_others(mailbox, optimizer, scheduler, tally, session, t)
     resident, feed = make_feed(settings, sources, device, t, finished)
     mean = ", or is loss() no mean over the mini-batch?" if settings.task.file else ""
     session.advice = f"lower --schedule.lr, now {settings.schedule.lr:g}{mean}; no reference was written"
@@ -123,6 +130,7 @@ def set_up(settings, session):
         settings=settings,
         topology=t,
         session=session,
+        mailbox=mailbox,
         computing=computing,
         ahead=feed["ahead"],
         loader=loader(first=first, **feed),
@@ -188,10 +196,11 @@ def write_config(settings, folder):
 
 def share(settings, train, topology):
     """(The samples that this replica sees, this rank's MiniBatches of them); train: the Source of training samples."""
-    mine = {"seed": settings.run.seed, "replica": topology.replica_index}
+    replica, n = replica_number(settings, topology)
+    mine = {"seed": settings.run.seed, "replica": replica}
     # section 5: SGD and Entropy-SGD have one replica, which may see a random part alone
     covers = settings.algorithm.name not in DATA_PARALLEL
-    seen = seen_by(len(train), settings.data.fraction, n=topology.n, covers=covers, **mine)
+    seen = seen_by(len(train), settings.data.fraction, n=n, covers=covers, **mine)
     return seen, MiniBatches(seen, settings.data.batch_size, place=topology.place, m=topology.m, **mine)
 
 
@@ -201,7 +210,8 @@ def make_model(settings, train, topology, device):
     model = topology.together(checked_model, settings, train, settings.data.batch_size // topology.m).to(device)
     topology.broadcast([*model.parameters(), *model.buffers()])
     # dropout differs from rank to rank
-    torch.manual_seed(resume.seed_of(settings.run.seed, topology.world.Get_rank()))
+    rank = replica_number(settings, topology)[0] * topology.m + topology.place
+    torch.manual_seed(resume.seed_of(settings.run.seed, rank))
     return model
 
 

@@ -69,11 +69,20 @@ def summarise(metrics, outcome, task, tally, rounds, B, folder):
         f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches"
         f"{papers}; {coupling:.2f} s, {waited:.2f} s of them "
         f"waiting; {sent / 1e6:.1f} MB sent by this rank",
+        *others(tally.news),
         f"trained                            {tally.step:,} mini-batches a replica "
         f"({tally.step / B:.1f} passes) in {metrics.seconds:.0f} s",
         f"written                            {folder}: reference.pt, checkpoints/, metrics.jsonl, train.log",
     ):
         metrics.say(line)
+
+
+def others(news):
+    """A line on the members of a mailbox, where there is one; news: of Tally."""
+    if not news:
+        return []
+    members, age = (news[name] / news["rounds"] for name in ("members", "age"))
+    return [f"members                            {members:.1f} in the mean, the others' x^a {age:.1f} rounds old"]
 
 
 def count(number, what):
