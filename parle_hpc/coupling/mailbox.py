@@ -193,7 +193,6 @@ def agree(folder, facts, config):
             write_once(folder / CONFIG, config)
             write_once(folder / EXPERIMENT, text)
         found = json.loads((folder / EXPERIMENT).read_text())
-        who = writers(folder)
     except OSError as error:
         raise cannot_be_written(folder, error) from None
     except ValueError:
@@ -204,7 +203,7 @@ def agree(folder, facts, config):
                 f"--coupling.folder {folder}: is of another experiment, with {name} {brief(found.get(name))}, and here "
                 f"it is {brief(value)}; give another folder"
             )
-    return who
+    return writers(folder)
 
 
 def writers(folder):

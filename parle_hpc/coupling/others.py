@@ -1,5 +1,6 @@
 """What a member of a mailbox knows of the others: whose x^a count in the mean, and how old they are."""
 
+import math
 import time
 from itertools import zip_longest
 from typing import NamedTuple
@@ -152,7 +153,7 @@ class Others:
     def oldest_wanted(self):
         """The round from which on one of the members that wait for one another may need a value again."""
         saved = [other.beat.saved for other in self._known.values()]
-        return min(saved) if len(saved) == self._wait_for - 1 else 0
+        return min(saved, default=math.inf) if len(saved) == self._wait_for - 1 else 0
 
     def _counting(self, own, round):
         heard = {number: other for number, other in self._known.items() if other.value is not None}

@@ -32,7 +32,7 @@ class Membership:
     def __init__(self, member, replica=None, *, max_age=20, max_seconds=3600.0, wait_for=None, weight=1.0, saved=int):
         self.member, self.replica, self.wait_for, self.weight, self.saved = member, replica, wait_for, weight, saved
         self._ages = {"max_age": max_age, "max_seconds": max_seconds}
-        self._clerk = None
+        self._clerk, self._entered = None, False
 
     def clerk(self, like):
         """The Clerk, for an x^a of the shape (N,) and type of `like`; None on the other ranks of the replica."""
@@ -40,10 +40,13 @@ class Membership:
             m = self.member
             others = Others(m.folder, m.number, like.cpu().numpy(), wait_for=self.wait_for, say=say, **self._ages)
             self._clerk = Clerk(self, others)
+            if self._entered:
+                self._clerk.start()
         return self._clerk
 
     def __enter__(self):
         """From now on x^a is left for the others; what a set-up hands in may not be yet what the run begins with."""
+        self._entered = True
         if self._clerk is not None:
             self._clerk.start()
         return self
@@ -70,8 +73,8 @@ class Clerk:
     def __init__(self, membership, others):
         self._membership, self._others = membership, others
         self._exact = membership.wait_for is not None
-        self._letter = self._mean = self._error = None
-        self._version, self._busy, self._over, self._failed = 0, False, False, False
+        self._letter = self._newest = self._error = None
+        self._busy, self._over, self._failed = False, False, False
         self.bytes = 0
         self._handed_in = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="mailbox", daemon=True)
@@ -91,7 +94,7 @@ class Clerk:
         """(Its number, the last Mean); None where there is none yet. Raises what went wrong."""
         if self._error is not None:
             raise self._error
-        return self._mean and (self._version, self._mean)
+        return self._newest
 
     def settle(self):
         """Wait until what was handed in last is left, or cannot be."""
@@ -142,12 +145,13 @@ class Clerk:
         return not self._failed
 
     def _look(self, round, x, is_new):
-        if self._exact and self._mean is not None and self._mean.round == round:
+        number, last = self._newest or (0, None)
+        if self._exact and last is not None and last.round == round:
             return
         if self._others.look(round) or is_new:
             mean = self._others.mean(x, self._membership.weight, round)
             if mean is not None:
-                self._mean, self._version = mean, self._version + 1
+                self._newest = (number + 1, mean)
 
 
 class MailboxReference:

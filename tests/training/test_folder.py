@@ -72,6 +72,7 @@ def test_runs_that_start_at_once_have_a_folder_each(four):
 def test_a_folder_that_a_living_run_holds_is_refused_and_a_dead_ones_is_not(tmp_path, digits):
     """Of two at once with one --out one trains; killed, it is gone on with."""
     settings = ["--data.path", digits, "--out", tmp_path / "run", "--schedule.max_rounds", 100_000]
+    settings += ["--schedule.epochs", 100_000]
     first = started(*settings, "--run.checkpoint_every", 1, cwd=tmp_path)
     try:
         until = time.monotonic() + 120
