@@ -141,6 +141,43 @@ def test_what_cannot_be_extended_is_said(text, words, tmp_path):
     assert all(word in str(error.value) for word in words), error.value
 
 
+MAILBOX = ["--coupling.via", "mailbox", "--coupling.folder", "box", "--coupling.member", "1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            ["--coupling.member", "1"],
+            "--coupling.member 1: belongs to --coupling.via mailbox, not to mpi",
+        ),
+        (MAILBOX[:4], "--coupling.via mailbox: needs the number of this member: --coupling.member 0, 1, 2 or so"),
+        (MAILBOX[:2], "--coupling.via mailbox: needs the folder that its members share: --coupling.folder DIR"),
+        ([*MAILBOX, "--algorithm.name", "sgd"], "--coupling.via mailbox: couples parle and elastic_sgd, not sgd"),
+        ([*MAILBOX, "--replicas", "2"], "--replicas 2: a member of a mailbox is one replica; leave --replicas out"),
+        (
+            [*MAILBOX, "--coupling.wait_for", "1"],
+            "--coupling.member 1: with --coupling.wait_for 1 it must be less",
+        ),
+        (
+            [*MAILBOX, "--coupling.wait_for", "2", "--coupling.weight", "2"],
+            "--coupling.wait_for 2: is for members of parle, of equal weight; leave it out",
+        ),
+        ([*MAILBOX, "--algorithm.payload", "bfloat16"], "--algorithm.payload bfloat16: does not go by a mailbox"),
+        ([*MAILBOX, "--algorithm.rho0", "inf"], "--algorithm.rho0 inf: is for replicas without a coupling"),
+    ],
+)
+def test_what_does_not_go_with_a_mailbox_is_refused(given, told):
+    with pytest.raises(BadInput, match=re.escape(told)):
+        settle(load(given), 4)
+
+
+def test_a_member_is_one_replica_of_all_its_ranks():
+    settings = load(MAILBOX)
+    settle(settings, 6)
+    assert settings.replicas == 1
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -1,4 +1,4 @@
-"""The training program with a fault in one rank. faulty.py RANK ROUND sleeps|stops|drifts|nan|listens SETTINGS...
+"""The training program with a fault in one rank. faulty.py RANK ROUND sleeps|stops|dies|drifts|nan|listens SETTINGS...
 
 listens: the round begins once a signal has come. A checkpoint under way is written before the next round, so that it is
 certain which one is complete at the fault.
@@ -28,6 +28,8 @@ def faulty(parts):
         time.sleep(10_000)
     if kind == "stops":
         os.kill(os.getpid(), signal.SIGSTOP)
+    if kind == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
     if kind == "listens":
         until(lambda: session.preemption.asked)
     original(parts)
