@@ -130,7 +130,7 @@ class Clerk:
         m = self._membership
         keep_from = self._others.oldest_wanted() if self._exact else round
         try:
-            self.bytes += m.member.post(round, x.numpy(), m.saved(), min(keep_from, m.saved()))
+            self.bytes += m.member.post(round, x.numpy(), m.saved(), keep_from)
         except OSError as error:
             if not self._failed:
                 say(
