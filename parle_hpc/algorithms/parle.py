@@ -23,14 +23,14 @@ from torch.optim.optimizer import ParamsT
 from ..coupling.choice import PAYLOADS, reference_over
 from ..equations import eq_8a, eq_8b, eq_8c, eq_8d_free, eq_9
 from .flat_state import require
-from .rounds import Rounds
+from .pace import Paced
 
 GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
 REFERENCES = ("current", "lagged", "average")
 INSIDE = ("gradients", "workers")
 
 
-class Parle(Rounds):
+class Parle(Paced):
     """Parle, (8a)-(8d) with (9): Entropy-SGD in each replica, coupled to the mean of the replicas every L steps.
 
     Args:
@@ -66,6 +66,9 @@ class Parle(Rounds):
             before (8c) ("current") or after it ("lagged"), or to that of z before it ("average"). Stable on its own
             only while that part is under 2, and rho falls to 0.1.
         mu2: with eta2, Nesterov's momentum of x (Remark 2).
+        pace: "steps": every replica makes L inner steps a round; "time": replica a makes L_a of them, between L/2 and
+            2 L by its measured speed, `steps_in_round`, so that fast replicas do not wait for slow ones. t of (9)
+            counts rounds, and schedules `nominal_steps`. `at_reference` at the ends of rounds alone.
         gather: what puts the shares of a replica's ranks together, such as Topology.gather, which is NCCL where there
             is one; None: MPI, through the host's memory.
 
@@ -101,6 +104,7 @@ class Parle(Rounds):
         gather: Callable[..., None] | None = None,
         eta2: float | None = None,
         mu2: float = 0.0,
+        pace: str = "steps",
     ) -> None:
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
         require(gamma0 > 0, "gamma0", gamma0, "above 0")
@@ -115,13 +119,15 @@ class Parle(Rounds):
             require(eta2 > 0 and math.isfinite(rho0), "eta2", eta2, "above 0, and left out where rho0 is inf")
         require(0 <= mu2 < 1, "mu2", mu2, "in [0, 1)")
         require(mu2 == 0 or eta2 is not None, "mu2", mu2, "0 where there is no eta2: the mean has no dynamics")
+        require(pace != "time" or math.isfinite(rho0), "pace", pace, "'steps' where rho0 is inf: nothing is coupled")
         if inner is not None:
             require(inner_lr is None, "inner_lr", inner_lr, "left out where inner has a rate of its own")
             require(weight_decay == 0, "weight_decay", weight_decay, "left out: it is the inner optimiser's")
             require(rho0 == math.inf or lr < 1, "lr", lr, "under 1 with inner, where it is eta of (8c) alone")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
         divided = inside == "gradients"
-        super().__init__(params, defaults, L=L, comm=comm, replica=replica, divided=divided, inner=inner, gather=gather)
+        ranks = {"comm": comm, "replica": replica, "divided": divided, "gather": gather}
+        super().__init__(params, defaults, pace=pace, L=L, inner=inner, **ranks)
         for group in self.param_groups:
             if group["inner_lr"] is None and inner is None:
                 # a scheduler that anneals a tensor in place must not reach this one
@@ -139,7 +145,7 @@ class Parle(Rounds):
         elif reference == "lagged" and self._elastic:
             self.lagged = self._layout.zeros(share=True)
         self._set_terms(
-            (reference, inside, payload, self._inner and self._inner.name),
+            (reference, inside, payload, self._inner and self._inner.name, pace),
             **{"L": L, "alpha": alpha, "gamma0": gamma0, "rho0": rho0, "batches_per_epoch": batches_per_epoch},
             **{"eta2": eta2 or 0.0, "mu2": mu2, "the number of ranks in a replica": self._m},
         )
@@ -184,6 +190,8 @@ class Parle(Rounds):
             self._deputy.start(self.z)
             z = self._deputy.collect()
         x, rho = self._reference_of_this_round(z), self.rho
+        if self.pace == "time":
+            self._hear(self._mean.told)
         slices = map(self._layout.slices, (self.x[self._mine], self.v_x, z, x))
         for (index, _), *parts in zip(self._layout.blocks, *slices, strict=True):
             if parts[0] is not None:

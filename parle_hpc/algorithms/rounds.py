@@ -48,7 +48,7 @@ class Rounds(FlatOptimizer):
         if inner is not None:
             self.flat_names = tuple(name for name in self.flat_names if name != "v_y")
         super().__init__(params, defaults, comm, replica, divided)
-        self.L = L
+        self.L = self.round_length = L
         self._mine = self._layout.share
         self._inner = None if inner is None else Inner(inner, self._layout, self.param_groups, self._master)
         self._gather = None
@@ -62,14 +62,9 @@ class Rounds(FlatOptimizer):
         return None if self._inner is None else self._inner.optimizer
 
     @property
-    def round_length(self) -> int:
-        """Mini-batches in a round, L."""
-        return self.L
-
-    @property
     def t(self) -> int:
         """Rounds completed, t of (9)."""
-        return self.steps // self.L
+        return self.progress[0]
 
     # What an algorithm says beside FlatOptimizer's.
 
@@ -85,7 +80,7 @@ class Rounds(FlatOptimizer):
         raise NotImplementedError
 
     def _ends_a_round(self):
-        return (self.steps + 1) % self.L == 0
+        return self.progress[1] + 1 >= self.steps_in_round
 
     @property
     def _ranks_differ(self):
@@ -127,7 +122,7 @@ class Rounds(FlatOptimizer):
     def _others_before_a_step(self):
         if self._master is not None:
             return self._outside.unlike(self._master)
-        if self.steps % self.L == 0:
+        if self.progress[1] == 0:
             return self._outside.unlike(self.x)
         return self._outside.since_the_last_step() if self._outside.tracks else None
 

@@ -37,7 +37,7 @@ def make_optimizer(settings, params, topology, B):
         inner["inner"] = partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)
     if a.name == "parle":
         ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload, "eta2": a.eta2, "mu2": a.mu2}
-        return Parle(params, rho0=a.rho0, **ways, **groups, **inner, **common)
+        return Parle(params, rho0=a.rho0, pace=a.pace, **ways, **groups, **inner, **common)
     return EntropySGD(params, **inner, **common)
 
 

@@ -9,7 +9,7 @@ class Tally:
     """Counts that go on across resumes.
 
     Attributes:
-        step: mini-batches of each replica.
+        step: mini-batches of each replica, nominal ones.
         samples: that all replicas have seen.
         training_seconds: spent in mini-batches and couplings.
         coupling: what of it, and of the traffic, is the coupling's, as in metrics.jsonl; of the rounds alone, without
