@@ -69,12 +69,16 @@ class Paced(Rounds):
         return self.L if lengths is None else lengths[self._of_replica()[0]]
 
     @property
+    def t(self) -> int:
+        """As Rounds'."""
+        return super().t if self.pace == "steps" else self.param_groups[0][STATE]["t"]
+
+    @property
     def progress(self) -> tuple[int, int]:
         """As Counts'."""
         if self.pace == "steps":
             return super().progress
-        state = self.param_groups[0][STATE]
-        return state["t"], self.steps - state["began"]
+        return self.t, self.steps - self.param_groups[0][STATE]["began"]
 
     @property
     def nominal_steps(self) -> int:

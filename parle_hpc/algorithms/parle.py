@@ -53,6 +53,9 @@ class Parle(Paced):
             it. None: every rank holds all. Needed by inside="workers", where every rank holds all too.
         inside: "gradients": the ranks of a replica average their gradients before `step`; "workers": each rank is
             a worker y^b of (10), and the mean of their z^b stands for z in (8c).
+        pace: "steps": every replica makes L inner steps a round; "time": replica a makes L_a of them, between L/2 and
+            2 L by its measured speed, `steps_in_round`, so that fast replicas do not wait for slow ones. t of (9)
+            counts rounds, and schedules `nominal_steps`. `at_reference` at the ends of rounds alone.
         payload: what travels between the replicas: "full", the state's own type, or "bfloat16", half of it, with error
             feedback (coupling.compressed), which keeps 1 + 1/n shares more and rounds x in (8c). The
             reference of `at_reference` is exact either way. The constructor is then collective over `comm`.
@@ -66,9 +69,6 @@ class Parle(Paced):
             before (8c) ("current") or after it ("lagged"), or to that of z before it ("average"). Stable on its own
             only while that part is under 2, and rho falls to 0.1.
         mu2: with eta2, Nesterov's momentum of x (Remark 2).
-        pace: "steps": every replica makes L inner steps a round; "time": replica a makes L_a of them, between L/2 and
-            2 L by its measured speed, `steps_in_round`, so that fast replicas do not wait for slow ones. t of (9)
-            counts rounds, and schedules `nominal_steps`. `at_reference` at the ends of rounds alone.
         gather: what puts the shares of a replica's ranks together, such as Topology.gather, which is NCCL where there
             is one; None: MPI, through the host's memory.
 
@@ -99,12 +99,12 @@ class Parle(Paced):
         comm: Any = None,
         replica: Any = None,
         inside: str = "gradients",
+        pace: str = "steps",
         payload: str = "full",
         inner: Callable[..., torch.optim.Optimizer] | None = None,
         gather: Callable[..., None] | None = None,
         eta2: float | None = None,
         mu2: float = 0.0,
-        pace: str = "steps",
     ) -> None:
         require(0 <= alpha < 1, "alpha", alpha, "in [0, 1)")
         require(gamma0 > 0, "gamma0", gamma0, "above 0")
@@ -113,13 +113,13 @@ class Parle(Paced):
         require(inner_lr is None or inner_lr >= 0, "inner_lr", inner_lr, "at least 0")
         require(reference in REFERENCES, "reference", reference, f"one of {', '.join(REFERENCES)}")
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
+        require(pace != "time" or math.isfinite(rho0), "pace", pace, "'steps' where rho0 is inf: nothing is coupled")
         require(payload in PAYLOADS, "payload", payload, f"one of {', '.join(PAYLOADS)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
         if eta2 is not None:
             require(eta2 > 0 and math.isfinite(rho0), "eta2", eta2, "above 0, and left out where rho0 is inf")
         require(0 <= mu2 < 1, "mu2", mu2, "in [0, 1)")
         require(mu2 == 0 or eta2 is not None, "mu2", mu2, "0 where there is no eta2: the mean has no dynamics")
-        require(pace != "time" or math.isfinite(rho0), "pace", pace, "'steps' where rho0 is inf: nothing is coupled")
         if inner is not None:
             require(inner_lr is None, "inner_lr", inner_lr, "left out where inner has a rate of its own")
             require(weight_decay == 0, "weight_decay", weight_decay, "left out: it is the inner optimiser's")

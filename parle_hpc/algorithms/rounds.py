@@ -48,10 +48,10 @@ class Rounds(FlatOptimizer):
         if inner is not None:
             self.flat_names = tuple(name for name in self.flat_names if name != "v_y")
         super().__init__(params, defaults, comm, replica, divided)
-        self.L = self.round_length = L
+        self.L = L
         self._mine = self._layout.share
         self._inner = None if inner is None else Inner(inner, self._layout, self.param_groups, self._master)
-        self._gather = None
+        self._gather, self.round_length = None, L
         if self._divided:
             shares = self._layout.shares
             self._gather = partial(gather, mine=self._mine) if gather else Gather(replica, shares, self.x)
@@ -64,7 +64,7 @@ class Rounds(FlatOptimizer):
     @property
     def t(self) -> int:
         """Rounds completed, t of (9)."""
-        return self.progress[0]
+        return self.steps // self.L
 
     # What an algorithm says beside FlatOptimizer's.
 
