@@ -52,14 +52,23 @@ class Paced(Rounds):
         self._next_lengths: list[int] = []
         if pace == "time":
             require(self.L >= SHORTEST, "L", self.L, f"at least {SHORTEST} with pace='time'")
-            self.param_groups[0][STATE] = {"t": 0, "began": 0, "lengths": [], "seconds": 0.0}
+            self._paced = {"t": 0, "began": 0, "lengths": [], "seconds": 0.0}
+
+    @property
+    def _paced(self):
+        """t, the steps at which this round began, L_a, and s_a: another dict at each change, since a save keeps it."""
+        return self.param_groups[0][STATE]
+
+    @_paced.setter
+    def _paced(self, state):
+        self.param_groups[0][STATE] = state
 
     @property
     def lengths(self) -> list[int] | None:
         """L_a of all replicas in the round under way; None where each makes L steps."""
         if self.pace == "steps":
             return None
-        found, n = self.param_groups[0][STATE]["lengths"], self._of_replica()[1]
+        found, n = self._paced["lengths"], self._of_replica()[1]
         return found if len(found) == n else [self.L] * n  # also where a run goes on with more replicas, or fewer
 
     @property
@@ -71,14 +80,14 @@ class Paced(Rounds):
     @property
     def t(self) -> int:
         """As Rounds'."""
-        return super().t if self.pace == "steps" else self.param_groups[0][STATE]["t"]
+        return super().t if self.pace == "steps" else self._paced["t"]
 
     @property
     def progress(self) -> tuple[int, int]:
         """As Counts'."""
         if self.pace == "steps":
             return super().progress
-        return self.t, self.steps - self.param_groups[0][STATE]["began"]
+        return self.t, self.steps - self._paced["began"]
 
     @property
     def nominal_steps(self) -> int:
@@ -94,7 +103,7 @@ class Paced(Rounds):
         return super()._coupled_at if self.pace == "steps" else self.t * self.L
 
     def _tells(self):
-        return () if self.pace == "steps" else (self.param_groups[0][STATE]["seconds"],)
+        return () if self.pace == "steps" else (self._paced["seconds"],)
 
     def _hear(self, told):
         """Take the lengths of the next round from what came with a mean: a list, as of `_tells`, for each replica."""
@@ -111,20 +120,20 @@ class Paced(Rounds):
             return
         self._measure()
         super()._couple()
-        state = self.param_groups[0][STATE]
-        state.update(t=state["t"] + 1, began=self.steps + 1, lengths=self._next_lengths)
+        self._paced = {**self._paced, "t": self.t + 1, "began": self.steps + 1, "lengths": self._next_lengths}
 
     def _measure(self):
-        state, before = self.param_groups[0][STATE], self._before
+        before, seconds = self._before, self._paced["seconds"]
         # of a round that was taken up in its middle only one is known
         self._before = (*self._moments, self.steps_in_round - 1) if len(self._moments) == 2 else None
         self._moments = []
-        seconds = state["seconds"]
         if before is not None:
             first, last, steps = before
             new = between(first, last) / steps
             seconds = (seconds + new) / 2 if seconds else new
-        state["seconds"] = seconds if self._replica is None else slowest(self._replica, seconds)
+        if self._replica is not None:
+            seconds = slowest(self._replica, seconds)
+        self._paced = {**self._paced, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As FlatState's."""

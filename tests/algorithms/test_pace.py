@@ -1,5 +1,6 @@
 """Rounds of as many steps as each replica's speed allows, by a clock of the test's own."""
 
+import copy
 import threading
 import time
 
@@ -147,6 +148,18 @@ def test_a_state_from_the_middle_of_a_round_goes_on(clock):
     # its lengths hold until there are new ones, of a clock that stood still here
     fast, slow = replicas.run(2, replica)
     assert fast - slow == 3 * (15 - 5)
+
+
+def test_a_state_that_is_kept_does_not_go_on_with_the_optimiser(clock):
+    params = parameters(OF)
+    optimizer = made(params)
+    walk(optimizer, params, 0, 1, clock, 1.0)
+    walk(optimizer, params, 0, 1, clock, 2.0)
+    # as a checkpoint is written, while the run goes on
+    groups = [dict(group) for group in optimizer.param_groups]
+    before = copy.deepcopy(groups[0][pace.STATE])
+    walk(optimizer, params, 0, 1, clock, 1.0)
+    assert groups[0][pace.STATE] == before != optimizer.param_groups[0][pace.STATE]
 
 
 def test_a_state_of_the_other_pace_is_refused():
