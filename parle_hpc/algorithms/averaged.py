@@ -96,7 +96,7 @@ class Averaged:
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """As the optimiser's, and at the end of a round averaged."""
         loss = self.optimizer.step(closure)
-        rounds, within = divmod(self.steps, self.round_length)
+        rounds, within = self.progress
         if not within:
             self._take(rounds)
         return loss

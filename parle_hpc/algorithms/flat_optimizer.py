@@ -12,6 +12,7 @@ from ..cluster.gradients import START
 from ..cluster.waiting import counted
 from ..coupling.terms import Terms
 from .compiler import load_late
+from .counts import Counts
 from .flat_state import FlatState
 from .kept import kept
 from .layout import cut, joined
@@ -19,7 +20,7 @@ from .layout import cut, joined
 SGD_ROUND = 25  # SGD and Elastic-SGD have no rounds, but are counted, reported and saved in rounds of this many steps
 
 
-class FlatOptimizer(FlatState):
+class FlatOptimizer(Counts, FlatState):
     """What Parle, Entropy-SGD and Elastic-SGD share: flat state, a step counter, and the way to the reference.
 
     The live weights may be changed from outside at any time: loaded, broadcast, masked, clamped. A changed element is
@@ -30,8 +31,7 @@ class FlatOptimizer(FlatState):
     type, device and memory format are those of the first step from then on.
 
     Attributes:
-        steps: mini-batches done so far, k.
-        round_length: mini-batches in a round, for counting and reporting.
+        steps, round_length: as Counts'.
         gamma, rho: of this round or step, None where the algorithm has none.
         coupling_seconds: time that the coupling has taken so far: waiting for the mean and moving x^a, or x.
     """
@@ -55,9 +55,12 @@ class FlatOptimizer(FlatState):
             return {**common, **me()._layout.facts, **facts, START: me()._weights_at_start}
 
         def progress():
-            return me().steps, me()._validations, me()._validated_at
+            return me()._coupled_at, me()._validations, me()._validated_at
 
-        self._terms = Terms(all_facts, progress, shown)
+        def tells():
+            return me()._tells()
+
+        self._terms = Terms(all_facts, progress, shown, tells)
 
     @property
     def coupling_wait_seconds(self) -> float:
@@ -83,7 +86,7 @@ class FlatOptimizer(FlatState):
         `at_reference`, and where a weight has changed its type, device or memory format.
         """
         self._must_be_outside("step")
-        loss = None
+        loss, nominal = None, self.nominal_steps
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
@@ -92,12 +95,12 @@ class FlatOptimizer(FlatState):
         self._step()
         self._outside.left()
         self.steps += 1
-        self._count("steps of the optimiser")
+        self._count("steps of the optimiser", self.nominal_steps - nominal)
         return loss
 
-    def _count(self, kind):
+    def _count(self, kind, times=1):
         if self._comm is not None or self._replica is not None:
-            counted(kind)
+            counted(kind, times)
 
     def _notice(self, changed):
         if changed is not None:
@@ -119,6 +122,15 @@ class FlatOptimizer(FlatState):
         return mean if self._taken is None else torch.where(self._taken, own, mean)
 
     # What an algorithm says: how it moves, and what of it travels between the replicas.
+
+    @property
+    def _coupled_at(self) -> int:
+        """The step of a mean that sets off, the same on all ranks."""
+        return self.steps
+
+    def _tells(self) -> tuple[float, ...]:
+        """What else this rank tells the others behind every mean."""
+        return ()
 
     def _step(self) -> None:
         """One mini-batch, under no_grad, and at the end of a round the coupling."""
@@ -178,7 +190,7 @@ class FlatOptimizer(FlatState):
         with torch.no_grad():
             self._begin()
             self._look_around()
-            self._validations, self._validated_at = self._validations + 1, self.steps
+            self._validations, self._validated_at = self._validations + 1, self.nominal_steps
             self._count("calls of at_reference")
         before = self._inside
         with kept(self._layout.params):

@@ -25,14 +25,14 @@ from ..coupling.choice import PAYLOADS, reference_over
 from ..coupling.posting import Membership
 from ..equations import eq_8a, eq_8b, eq_8c, eq_8d_free, eq_9
 from .flat_state import require
-from .rounds import Rounds
+from .pace import Paced
 
 GAMMA_CLIP, RHO_CLIP = 1.0, 0.1  # section 3.1
 REFERENCES = ("current", "lagged", "average")
 INSIDE = ("gradients", "workers")
 
 
-class Parle(Rounds):
+class Parle(Paced):
     """Parle, (8a)-(8d) with (9): Entropy-SGD in each replica, coupled to the mean of the replicas every L steps.
 
     Args:
@@ -55,6 +55,9 @@ class Parle(Rounds):
             it. None: every rank holds all. Needed by inside="workers", where every rank holds all too.
         inside: "gradients": the ranks of a replica average their gradients before `step`; "workers": each rank is
             a worker y^b of (10), and the mean of their z^b stands for z in (8c).
+        pace: "steps": every replica makes L inner steps a round; "time": replica a makes L_a of them, between L/2 and
+            2 L by its measured speed, `steps_in_round`, so that fast replicas do not wait for slow ones. t of (9)
+            counts rounds, and schedules `nominal_steps`. `at_reference` at the ends of rounds alone.
         payload: what travels between the replicas: "full", the state's own type, or "bfloat16", half of it, with error
             feedback (coupling.compressed), which keeps 1 + 1/n shares more and rounds x in (8c). The
             reference of `at_reference` is exact either way. The constructor is then collective over `comm`.
@@ -100,6 +103,7 @@ class Parle(Rounds):
         comm: Any = None,
         replica: Any = None,
         inside: str = "gradients",
+        pace: str = "steps",
         payload: str = "full",
         inner: Callable[..., torch.optim.Optimizer] | None = None,
         gather: Callable[..., None] | None = None,
@@ -114,6 +118,7 @@ class Parle(Rounds):
         require(inner_lr is None or inner_lr >= 0, "inner_lr", inner_lr, "at least 0")
         require(reference in REFERENCES, "reference", reference, f"one of {', '.join(REFERENCES)}")
         require(inside in INSIDE, "inside", inside, f"one of {', '.join(INSIDE)}")
+        require(pace != "time" or math.isfinite(rho0), "pace", pace, "'steps' where rho0 is inf: nothing is coupled")
         require(payload in PAYLOADS, "payload", payload, f"one of {', '.join(PAYLOADS)}")
         require(inside == "gradients" or replica is not None, "replica", replica, "a communicator for inside='workers'")
         if eta2 is not None:
@@ -123,6 +128,7 @@ class Parle(Rounds):
         if mailbox is not None:
             require(comm is None or comm.Get_size() == 1, "comm", comm, "left out where there is a mailbox")
             require(reference == "current", "reference", reference, "current where there is a mailbox")
+            require(pace == "steps", "pace", pace, "steps where there is a mailbox")
             require(
                 payload == "full" and eta2 is None, "payload", payload, "full, without eta2, where there is a mailbox"
             )
@@ -132,7 +138,8 @@ class Parle(Rounds):
             require(rho0 == math.inf or lr < 1, "lr", lr, "under 1 with inner, where it is eta of (8c) alone")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "inner_lr": inner_lr}
         divided = inside == "gradients"
-        super().__init__(params, defaults, L=L, comm=comm, replica=replica, divided=divided, inner=inner, gather=gather)
+        ranks = {"comm": comm, "replica": replica, "divided": divided, "gather": gather}
+        super().__init__(params, defaults, pace=pace, L=L, inner=inner, **ranks)
         for group in self.param_groups:
             if group["inner_lr"] is None and inner is None:
                 # a scheduler that anneals a tensor in place must not reach this one
@@ -150,7 +157,7 @@ class Parle(Rounds):
         elif reference == "lagged" and self._elastic:
             self.lagged = self._layout.zeros(share=True)
         self._set_terms(
-            (reference, inside, payload, self._inner and self._inner.name),
+            (reference, inside, payload, self._inner and self._inner.name, pace),
             **{"L": L, "alpha": alpha, "gamma0": gamma0, "rho0": rho0, "batches_per_epoch": batches_per_epoch},
             **{"eta2": eta2 or 0.0, "mu2": mu2, "the number of ranks in a replica": self._m},
         )
@@ -198,6 +205,8 @@ class Parle(Rounds):
             self._deputy.start(self.z)
             z = self._deputy.collect()
         x, rho = self._reference_of_this_round(z), self.rho
+        if self.pace == "time":
+            self._hear(self._mean.told)
         slices = map(self._layout.slices, (self.x[self._mine], self.v_x, z, x))
         for (index, _), *parts in zip(self._layout.blocks, *slices, strict=True):
             if parts[0] is not None:

@@ -51,7 +51,7 @@ class Rounds(FlatOptimizer):
         self.L, self._t = L, 0
         self._mine = self._layout.share
         self._inner = None if inner is None else Inner(inner, self._layout, self.param_groups, self._master)
-        self._gather = None
+        self._gather, self.round_length = None, L
         if self._divided:
             shares = self._layout.shares
             self._gather = partial(gather, mine=self._mine) if gather else Gather(replica, shares, self.x)
@@ -60,11 +60,6 @@ class Rounds(FlatOptimizer):
     def inner(self) -> torch.optim.Optimizer | None:
         """The optimiser that makes the inner step, with rates of its own; None where it is the algorithm's."""
         return None if self._inner is None else self._inner.optimizer
-
-    @property
-    def round_length(self) -> int:
-        """Mini-batches in a round, L."""
-        return self.L
 
     @property
     def t(self) -> int:
@@ -85,7 +80,7 @@ class Rounds(FlatOptimizer):
         raise NotImplementedError
 
     def _ends_a_round(self):
-        return (self.steps + 1) % self.L == 0
+        return self.progress[1] + 1 >= self.steps_in_round
 
     @property
     def _ranks_differ(self):
@@ -128,7 +123,7 @@ class Rounds(FlatOptimizer):
     def _others_before_a_step(self):
         if self._master is not None:
             return self._outside.unlike(self._master)
-        if self.steps % self.L == 0:
+        if self.progress[1] == 0:
             return self._outside.unlike(self.x)
         return self._outside.since_the_last_step() if self._outside.tracks else None
 

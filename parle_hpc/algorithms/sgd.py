@@ -9,10 +9,11 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from ..cluster.fingerprint import in_memory_order
+from .counts import Counts
 from .flat_optimizer import SGD_ROUND
 
 
-class SGD(torch.optim.SGD):
+class SGD(Counts, torch.optim.SGD):
     """torch.optim.SGD with Nesterov's momentum, under the names that the other optimisers have; the baseline.
 
     It is data-parallel over all ranks: the gradients are averaged before `step`, and nothing is coupled.
@@ -21,7 +22,6 @@ class SGD(torch.optim.SGD):
     round_length = SGD_ROUND
     gamma = rho = None
     watches_blocks = False
-    steps = 0
     coupling_seconds = coupling_wait_seconds = 0.0
     coupling_bytes_sent = 0
     coupling_news: ClassVar[dict[str, float]] = {}

@@ -109,7 +109,7 @@ def capture(optimizer, model, keep, place, m, facts):
     own |= {f"buffers/{name}": to_numpy(buffer) for name, buffer in model.named_buffers()}
     own |= {f"random/{name}": np.array(values) for name, values in random_state().items()}
     groups = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
-    return pieces, own, {"groups": groups, "formats": formats(model), **facts}
+    return pieces, own, {"groups": groups, "formats": formats(model), "steps": optimizer.steps, **facts}
 
 
 def as_bytes(state):
@@ -221,7 +221,7 @@ def restore(stored, optimizer, model, keep, topology, seed):
         before, after = (", ".join(sorted(names)) or "nothing" for names in (kept, keep))
         raise BadInput(f"{stored.folder} was saved with {before} kept beside the network, and now it is {after}")
     state = state_of(stored, t.replica_index, named("optimizer/", own), same)
-    optimizer.restore(state, step, facts["groups"])
+    optimizer.restore(state, facts.get("steps", step), facts["groups"])
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(torch.from_numpy(own[f"buffers/{name}"]).reshape(buffer.shape))

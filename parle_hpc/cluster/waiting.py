@@ -130,9 +130,9 @@ def called(kind, members):
     return Call(kind, members, _calls[kind, members])
 
 
-def counted(kind):
+def counted(kind, times=1):
     """Count what every rank must do equally often, though they do not do it together."""
-    _calls[kind, ()] += 1
+    _calls[kind, ()] += times
 
 
 def calls_so_far():

@@ -6,7 +6,7 @@ from ..cluster.topology import world_ranks
 from ..cluster.waiting import called, wait_for, waits
 from ..equations import eq_8d
 from .reference import MPIReference
-from .terms import PROGRESS, Terms
+from .terms import Terms
 
 
 class CompressedReference(MPIReference):
@@ -43,7 +43,7 @@ class CompressedReference(MPIReference):
         self.mean = like.clone()
         part = -(-like.numel() // self.n)
         # a rank's numbers follow its part of s, in two halves each
-        width = part + 2 * len(PROGRESS)
+        width = part + 2 * self.terms.width
         self.h, self.e = torch.zeros_like(like), like.new_zeros(part)
         self._q = like.new_zeros(self.n * part, dtype=torch.bfloat16)
         self._r, self._s = self._q.new_empty(self.n * width), self._q.new_empty(width)
@@ -87,7 +87,7 @@ class CompressedReference(MPIReference):
         self.bytes_sent += (self.n - 1) * (self._send[:part].nbytes + self._send_s.nbytes)
         yield self.comm.Iallgather(bits16(self._send_s), bits16(self._receive)).Test
         told = self._receive.view(self.n, -1)[:, part:].contiguous().view(torch.float32)
-        self.terms.check(told, self._ranks)
+        self.told = self.terms.check(told, self._ranks)
         self._staging.back(self._receive, self._r)
         self._arrived = True
 

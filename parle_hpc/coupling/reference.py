@@ -17,7 +17,7 @@ from typing import ClassVar
 from ..cluster.topology import world_ranks
 from ..cluster.waiting import called, wait_for
 from ..equations import eq_8d
-from .terms import PROGRESS, Terms
+from .terms import Terms
 from .transport import Staging, Travelling
 
 
@@ -28,6 +28,7 @@ class SerialReference:
     wait_seconds = 0.0
     fresh = True
     news: ClassVar[dict[str, float]] = {}
+    told = ()
 
     def __init__(self, like):
         self.mean = like.clone()
@@ -71,6 +72,7 @@ class MPIReference:
             that any algorithm sends.
         wait_seconds: time spent in `collect` so far.
         state: tensors by name that a later mean depends on.
+        told: what the ranks of `comm` told beside the mean that came last, a list for each (Terms).
         fresh: whether `exact` gives the mean as it is now, also where one was started before.
     """
 
@@ -82,14 +84,14 @@ class MPIReference:
         self.state = {}
         self.comm, self.n = comm, comm.Get_size()
         self.terms = terms or Terms()
-        self.bytes_sent, self.wait_seconds = 0, 0.0
+        self.bytes_sent, self.wait_seconds, self.told = 0, 0.0, ()
         self._staging, self._ranks = Staging(like.device), world_ranks(comm)
         self._prepare(like)
         self._travels = self._call = None
 
     def _prepare(self, like):
         """The mean, and behind it in the same memory what the ranks tell one another of themselves."""
-        whole = like.new_empty(like.numel() + self.n * len(PROGRESS))
+        whole = like.new_empty(like.numel() + self.n * self.terms.width)
         self.mean = whole[: like.numel()].copy_(like)
         self._host = self._staging.mirror(whole)
 
@@ -111,7 +113,7 @@ class MPIReference:
         self.bytes_sent += 2 * (self.n - 1) * host.nbytes // self.n
         # in place: the mean of the last round is not wanted any more once the next is on its way
         yield self.comm.Iallreduce(None, host.numpy()).Test
-        self.terms.check(host[N:], self._ranks)
+        self.told = self.terms.check(host[N:], self._ranks)
         self._staging.back(host[:N], self.mean)
         with self._staging.beside():
             eq_8d([self.mean], self.n)

@@ -25,19 +25,29 @@ class Terms:
         facts: function giving {what a message calls it: number}, the same keys in the same order on all ranks.
         progress: function giving a number for each of PROGRESS.
         shown: names of facts of which the number itself says something.
+        tells: function giving further numbers, as many on all ranks, in which they may differ.
+
+    Attributes:
+        width: numbers of a rank behind a mean.
     """
 
-    def __init__(self, facts=dict, progress=lambda: (0, 0, 0), shown=()):
-        self._facts, self._progress, self._shown = facts, progress, (*shown, *PROGRESS)
+    def __init__(self, facts=dict, progress=lambda: (0, 0, 0), shown=(), tells=tuple):
+        self._facts, self._progress, self._shown, self._tells = facts, progress, (*shown, *PROGRESS), tells
+        self.width = len(PROGRESS) + len(tells())
         self._greeted = False
 
     def numbers(self, dtype):
-        """What this rank says of itself behind the next mean, shape (len(PROGRESS),)."""
-        return torch.tensor(self._progress(), dtype=dtype)
+        """What this rank says of itself behind the next mean, shape (width,)."""
+        return torch.tensor((*self._progress(), *self._tells()), dtype=dtype)
 
     def check(self, numbers, ranks):
-        """Raise Disagreement where what has come with a mean is not the same on all `ranks`, world ranks."""
-        compare(PROGRESS, numbers.view(-1, len(PROGRESS)).tolist(), ranks, WHERE, self._shown)
+        """What each rank `tells`, a list of lists, of the numbers that have come with a mean.
+
+        Raises Disagreement where the progress of all `ranks`, world ranks, is not the same.
+        """
+        rows = numbers.view(-1, self.width).tolist()
+        compare(PROGRESS, [row[: len(PROGRESS)] for row in rows], ranks, WHERE, self._shown)
+        return [row[len(PROGRESS) :] for row in rows]
 
     def greet(self, comm, ranks):
         """The steps of the exchange before the first mean between `ranks`, for Travelling; none later on."""

@@ -153,9 +153,10 @@ class Record:
         self.minutes = events[-1]["seconds"] / 60
 
     def _time(self, rounds):
-        samples = self.settings.data.batch_size * (self.settings.replicas or 1)
+        size, replicas = self.settings.data.batch_size, self.settings.replicas or 1
         steps = np.diff([0, *(event["step"] for event in rounds)])
-        seconds = sum(samples * n / e["samples_per_second"] for n, e in zip(steps, rounds, strict=True))
+        counts = [sum(e.get("mini_batches", [n] * replicas)) for n, e in zip(steps, rounds, strict=True)]
+        seconds = sum(size * count / e["samples_per_second"] for count, e in zip(counts, rounds, strict=True))
         coupling = sum(event["coupling_seconds"] for event in rounds)
         waited = sum(event["coupling_wait_seconds"] for event in rounds)
         compute = seconds - coupling

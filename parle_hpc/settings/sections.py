@@ -103,6 +103,11 @@ class Algorithm(Section):
     payload: Literal["full", "bfloat16"] = Field(
         "full", description="what parle's replicas send: their weights' own type, or bfloat16 with error feedback"
     )
+    pace: Literal["steps", "time"] = Field(
+        "steps",
+        description="parle: every replica makes L inner steps a round; or with time as many as its measured speed "
+        "allows, between L/2 and 2 L, so that fast replicas do not wait for slow ones",
+    )
     ascent: float = Field(
         0.05, gt=0, le=LARGEST, description="of sam: the length of eps, with each rank's gradient taken at w + eps"
     )

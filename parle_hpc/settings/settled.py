@@ -12,6 +12,7 @@ BELONGS = {
         "payload": ("name", "parle"),
         "eta2": ("name", "parle"),
         "mu2": ("name", "parle"),
+        "pace": ("name", "parle"),
         "overlap": ("name", "diloco"),
         "post_local_start": ("name", "local_sgd"),
         "average_decay": ("average", "ema"),
@@ -33,6 +34,7 @@ def settle(settings, size):
     if name in DATA_PARALLEL and settings.replicas > 1:
         raise BadInput(f"--replicas {settings.replicas}: {name} is data-parallel over all ranks; leave --replicas out")
     settle_reference(settings.algorithm)
+    settle_pace(settings.algorithm)
     settle_inner(settings, name)
 
 
@@ -64,7 +66,7 @@ def settle_mailbox(settings, name):
         raise BadInput(f"--coupling.wait_for {c.wait_for}: is for members of parle, of equal weight; leave it out")
     if c.wait_for is not None and c.member >= c.wait_for:
         raise BadInput(f"--coupling.member {c.member}: with --coupling.wait_for {c.wait_for} it must be less than that")
-    for key, right in (("reference", "current"), ("payload", "full"), ("eta2", None)):
+    for key, right in (("reference", "current"), ("payload", "full"), ("pace", "steps"), ("eta2", None)):
         if getattr(a, key) != right:
             raise BadInput(f"--algorithm.{key} {getattr(a, key)}: does not go by a mailbox; leave it out")
     if math.isinf(a.rho0):
@@ -78,6 +80,15 @@ def settle_reference(algorithm):
         raise BadInput(f"--algorithm.eta2 {a.eta2:g}: there is no x with --algorithm.rho0 inf; leave one of them out")
     if a.eta2 is None and a.mu2:
         raise BadInput(f"--algorithm.mu2 {a.mu2:g}: x has no momentum where it is the mean; give --algorithm.eta2, too")
+
+
+def settle_pace(algorithm):
+    """Raises BadInput where rounds by measured speeds are asked for, and cannot be agreed on or measured."""
+    a = algorithm
+    if a.pace == "time" and math.isinf(a.rho0):
+        raise BadInput("--algorithm.pace time: nothing is coupled with --algorithm.rho0 inf; leave one of them out")
+    if a.pace == "time" and a.L < 4:
+        raise BadInput(f"--algorithm.L {a.L}: must be at least 4 with --algorithm.pace time, which times half a round")
 
 
 def settle_inner(settings, name):

@@ -44,7 +44,7 @@ def batchnorm_of_reference(model: torch.nn.Module, batches: Iterable[Any], topol
 def compare_steps(model, group):
     """Raise Disagreement where the steps of the optimisers that move the model differ in the group; collective."""
     optimisers = {optimiser_of.get(p, lambda: None)() for p in model.parameters()} - {None}
-    steps = sum(optimiser.steps for optimiser in optimisers)
+    steps = sum(optimiser.nominal_steps for optimiser in optimisers)
     group.compare(["the number of steps of the optimiser"], [steps], "batchnorm_of_reference: the ranks do not agree")
 
 

@@ -47,11 +47,14 @@ def one_round(parts):
     p, optimizer, session, started = parts, parts.optimizer, parts.session, time.perf_counter()
     before, sent = coupling_counters(optimizer), p.topology.gradient_bytes_sent
     values = {"gamma": optimizer.gamma, "rho": optimizer.rho, "lr": optimizer.param_groups[0]["lr"]}
-    for _ in range(optimizer.round_length):
+    lengths = getattr(optimizer, "lengths", None)
+    if lengths is not None:
+        values["mini_batches"] = lengths
+    for _ in range(optimizer.steps_in_round):
         mini_batch(p)
-    losses = session.losses()
+    session.losses()
     seconds = time.perf_counter() - started
-    samples = len(losses) * p.settings.data.batch_size * p.topology.n
+    samples = sum(lengths or [optimizer.round_length] * p.topology.n) * p.settings.data.batch_size
     took = {name: value - before[name] for name, value in coupling_counters(optimizer).items()}
     news = optimizer.coupling_news
     p.tally.add(samples, seconds, took, news)
@@ -66,14 +69,16 @@ def mini_batch(parts):
     for param in p.params:
         param.grad = None
     follow = partial(p.topology.follow_backward, p.params) if averages else None
-    p.session.loss(gradients(p, p.loader(p.tally.step), follow))
+    p.session.loss(gradients(p, p.loader(p.optimizer.steps), follow))
     if averages:
         p.topology.average_gradients(p.params)
     if a.clip is not None:
         torch.nn.utils.clip_grad_norm_(p.params, a.clip)
+    before = p.optimizer.nominal_steps
     p.optimizer.step()
-    p.scheduler.step()
-    p.tally.step += 1
+    for _ in range(p.optimizer.nominal_steps - before):
+        p.scheduler.step()
+        p.tally.step += 1
     p.session.watchdog.beat()
 
 

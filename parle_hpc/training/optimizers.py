@@ -38,7 +38,7 @@ def make_optimizer(settings, params, topology, B, mailbox=None):
         inner["inner"] = partial(INNERS[a.inner], lr=a.inner_lr, weight_decay=a.weight_decay)
     if a.name == "parle":
         ways = {"reference": a.reference, "inside": a.inside, "payload": a.payload, "eta2": a.eta2, "mu2": a.mu2}
-        return Parle(params, rho0=a.rho0, mailbox=mailbox, **ways, **groups, **inner, **common)
+        return Parle(params, rho0=a.rho0, pace=a.pace, mailbox=mailbox, **ways, **groups, **inner, **common)
     return EntropySGD(params, **inner, **common)
 
 

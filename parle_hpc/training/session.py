@@ -182,8 +182,14 @@ class Session:
     def steps(self, total: int) -> Iterator[int]:
         """The steps that are left of `total`, from 0; between two rounds all that a run does there.
 
-        Steps after the last whole round are done anew by a run that goes on.
+        Steps after the last whole round are done anew by a run that goes on. Raises BadInput where the replicas do not
+        make equally many, with pace="time".
         """
+        if getattr(self.optimizer, "pace", "steps") == "time":
+            raise BadInput(
+                "Session.steps, and batches: with pace='time' the replicas make different numbers of steps; go over "
+                "rounds(total), and in each make optimizer.steps_in_round of them"
+            )
         whole = total // self._length
         for round in self.rounds(whole):
             for step in range(round * self._length, (round + 1) * self._length):
@@ -230,10 +236,10 @@ class Session:
         """What follows a round: all ranks agree on trouble, signals and saving, each known a round later, unwaited."""
         saving, last = self._saving, round + 1 == total
         losses = self.losses()
-        mine = Agreement.NOTHING if losses is None else trouble(losses, round, self._rank, len(self._hosts))
+        o, ranks = self.optimizer, len(self._hosts)
+        mine = Agreement.NOTHING if losses is None else trouble(losses, o.steps, self._rank, ranks)
         asked = ASKED if self.preemption.asked else 0
-        steps = self.optimizer.steps
-        told = self._agreement.exchange(mine, asked, *saving.words(round), steps, -steps)
+        told = self._agreement.exchange(mine, asked, *saving.words(round), o.nominal_steps, -o.nominal_steps)
         self._judge(told, round - 1)
         if last:
             self._judge(self._agreement.finish(), round)
@@ -253,7 +259,7 @@ class Session:
     def _judge(self, told, round):
         """Raise Diverged or Disagreement where that is what the ranks' least numbers of round `round` say."""
         worst, *_, least, most = told
-        stop_if_diverged(worst, self._hosts, self.topology.m, self._length, self.advice, self._saving.older)
+        stop_if_diverged(worst, self._hosts, self.topology.m, round, self.advice, self._saving.older)
         compare_steps(least, -most, round)
 
     def _save_and_end(self, round, total):
@@ -272,7 +278,7 @@ class Session:
         self._joined = None
 
     def losses(self) -> torch.Tensor | None:
-        """Those of this round, float32 on the CPU, shape (L,), for which it waits; None where none was noted."""
+        """Those of this round, one a mini-batch, float32 on the CPU, for which it waits; None where none was noted."""
         if self._joined is None and self._losses:
             self._joined = torch.stack(self._losses).float().cpu()
         return self._joined
@@ -319,7 +325,7 @@ class Session:
     def _keep_last(self):
         """A checkpoint of the last round, where there is none and the optimizer is at its end."""
         self._agreement.finish()
-        done, within = divmod(self.optimizer.steps, self._length)
+        done, within = self.optimizer.progress
         round = done - 1
         # a loop that was left in mid-round leaves a state that no round has
         if not within and round >= 0 and round != self._saver.last:

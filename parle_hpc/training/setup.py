@@ -121,7 +121,7 @@ def set_up(settings, session):
         *cut_short(settings.schedule, rounds),
         *session.news,
     ]
-    first = session.first_round * optimizer.round_length
+    first = optimizer.steps
     loader = partial(Loader, train, batches, device, accumulate=settings.data.accumulate)
     validator = make_validator(settings, session, optimizer, (computing, sources), seen, feed)
     if settings.run.compile and not finished:

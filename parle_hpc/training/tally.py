@@ -9,7 +9,7 @@ class Tally:
     """Counts that go on across resumes.
 
     Attributes:
-        step: mini-batches of each replica.
+        step: mini-batches of each replica, nominal ones.
         samples: that all replicas have seen.
         training_seconds: spent in mini-batches and couplings.
         news: sums over the rounds of what a coupling says of the other replicas.

@@ -49,6 +49,20 @@ def test_runs_that_differ_by_seed_are_one_group(runs):
     assert parle.records[0].waited == pytest.approx(0.5, rel=1e-3)
 
 
+def test_rounds_of_unequal_lengths_are_timed_by_all_their_mini_batches(tmp_path):
+    given = ["--recipe", "lenet_mnist", "--replicas", "2", "--algorithm.pace", "time"]
+    folder = write_run(tmp_path / "paced", [2, 1], *given)
+    path = folder / "metrics.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        if event["event"] == "round":
+            # as many more in the same time
+            event |= {"mini_batches": [50, 13], "samples_per_second": event["samples_per_second"] * 63 / 50}
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    (group,) = read_groups([folder])
+    assert group.records[0].coupling == pytest.approx(1, rel=1e-3)
+
+
 def test_groups_that_would_have_one_name_say_what_differs(tmp_path):
     folders = [
         write_run(tmp_path / g, [1], "--recipe", "lenet_mnist", "--algorithm.gamma0", g, "--data.path", f"{g}.h5")

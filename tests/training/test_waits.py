@@ -22,7 +22,11 @@ ALONE = {
     "AdamW inside, a text": ("--recipe", "gpt_text", "--task.width", "16", "--task.depth", "1", *SMALL),
     "loader processes": ("--data.workers", "1", *SMALL),
 }
-TWO = {"replicas": SMALL, "half the payload": ("--algorithm.payload", "bfloat16", *SMALL)}
+TWO = {
+    "replicas": SMALL,
+    "half the payload": ("--algorithm.payload", "bfloat16", *SMALL),
+    "by their speeds": ("--data.batch_size", "8", "--algorithm.L", "4", "--algorithm.pace", "time"),
+}
 
 
 def found(ranks, cases, device, tmp_path):
