@@ -50,15 +50,19 @@ def test_it_learns_the_digits(run):
 
 
 LOOP = """
-import sys
 import torch
 from parle_hpc import Parle, Session, Topology
+from parle_hpc.errors import BadInput
 topology, model = Topology.split(replicas=2), torch.nn.Linear(3, 1)
 torch.manual_seed(topology.replica_index)
 topology.broadcast(model.parameters())
 optimizer = Parle(model.parameters(), lr=0.1, L=4, batches_per_epoch=5, pace="time", comm=topology.cross)
 with Session(out="run", topology=topology, model=model, optimizer=optimizer) as session:
-    for _ in session.steps(40) if sys.argv[1:] else session.rounds(10):
+    try:
+        next(session.steps(40))
+    except BadInput as error:
+        session.say(str(error))
+    for _ in session.rounds(10):
         for _ in range(optimizer.steps_in_round):
             optimizer.zero_grad()
             loss = model(torch.rand(5, 3)).square().mean()
@@ -73,7 +77,7 @@ assert optimizer.progress == (10, 0)
 
 @pytest.mark.cluster
 def test_a_loop_of_ones_own_goes_over_rounds(tmp_path):
-    passes(2, "-c", LOOP, cwd=tmp_path)
+    assert "go over rounds(total), and in each make optimizer.steps_in_round" in passes(2, "-c", LOOP, cwd=tmp_path)
     (validated,) = events(tmp_path / "run", "validate")
     assert (validated["step"], validated["round"]) == (40, 9)
 
