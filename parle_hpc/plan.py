@@ -74,6 +74,8 @@ def plan(given, settings, rest):
 
 def settle_shape(settings, ranks):
     """Raises BadInput where the settings exclude each other, or the ranks do not divide into --replicas."""
+    if settings.algorithm.inside == "workers":
+        raise BadInput("--algorithm.inside workers: the planner has no formula for it; leave it out")
     replicas = settings.replicas
     settle(settings, ranks)
     divide(ranks, settings.replicas)

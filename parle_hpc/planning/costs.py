@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from ..cluster.topology import BUCKET
-from ..errors import BadInput
 from ..settings import rounds_of
 from . import model
 
@@ -29,6 +28,11 @@ class Shape:
     @property
     def nodes(self):
         return -(-self.ranks // self.per_node)
+
+    @property
+    def columns(self):
+        """Vectors that a replica's ranks send together: of most algorithms each has a share of one."""
+        return self.m if self.algorithm == "elastic_sgd" else 1
 
     @property
     def replicas_on_node(self):
@@ -73,13 +77,8 @@ def way_of(algorithm, shape):
 
 
 def cost(settings, machine, work, shape):
-    """The Cost of a recipe's settings; work: machine.Work of the recipe.
-
-    Raises BadInput where a mini-batch does not divide among the ranks of a replica.
-    """
+    """The Cost of a recipe's settings; work: machine.Work of the recipe."""
     d = settings.data
-    if d.batch_size % shape.m:
-        raise BadInput(f"--data.batch_size {d.batch_size} does not divide among the {shape.m} ranks of a replica")
     part = d.batch_size / shape.m / d.accumulate
     a, s, size = settings.algorithm, shape, FLOAT * work.parameters
     B = max(1, int(d.fraction * work.training_samples) // d.batch_size)
@@ -95,15 +94,14 @@ def cost(settings, machine, work, shape):
     copied, written = stored / s.m / machine.copied, stored * s.n / machine.disk
     every = min(60 * settings.run.checkpoint_minutes, settings.run.checkpoint_every * round.seconds)
     works = model.with_checkpoints(rounds * round.seconds, every, copied, written)
-    sent_inside = s.L * 2 * (s.m - 1) / s.m * size
     way = way_of(a, s)
     couplings = s.L if way == "step" else 1
     half = 0.5 if s.payload == "bfloat16" else 1
     return Cost(
         shape=s,
         memory=work.at(part, work.memory) + floats * size,
-        inside=sent_inside,
-        across=couplings * 2 * (s.n - 1) / s.n * half * size / (1 if s.algorithm == "elastic_sgd" else s.m),
+        inside=s.L * 2 * (s.m - 1) / s.m * size,
+        across=couplings * 2 * (s.n - 1) / s.n * half * size * s.columns / s.m,
         way=way,
         round=round,
         checkpoint=stored * s.n,
@@ -131,13 +129,13 @@ def round_of(algorithm, machine, work, shape, computes):
         # an all-gather is half an all-reduce
         moves += gradients(size) / 2
     if s.n > 1:
-        travels = mean_of_replicas(machine.mean, s, size, inside, across)
+        travels = mean_of_replicas(machine.mean, s, s.columns * size, inside, across)
     late = model.lateness(s.n, s.L, computed, work.noise)
     return model.one_round(s.L, computed, waited, travels, moves, way, late, shared=spans)
 
 
 def mean_of_replicas(how, shape, size, inside, across):
-    """Seconds in which the mean of the replicas travels, `size` bytes of each."""
+    """Seconds in which the mean of the replicas travels, `size` bytes of all ranks of each."""
     s, places = shape, (shape.n, shape.replicas_on_node)
     if s.payload == "bfloat16":
         return model.exchange(*places, size / 2, inside, across)

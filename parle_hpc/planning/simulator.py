@@ -173,7 +173,7 @@ class Mailbox(Simulation):
         for a in range(self.s.n):
             self.environment.process(self.replica(a))
         self.environment.run()
-        return self.outcome(self.environment.now, float(np.mean(self.ages or 0.0)))
+        return self.outcome(self.end, float(np.mean(self.ages or 0.0)))
 
     def replica(self, a):
         s, environment, t = self.s, self.environment, 0
@@ -191,6 +191,7 @@ class Mailbox(Simulation):
             if s.moves:
                 yield environment.timeout(s.moves)
             t += 1
+        self.end = environment.now
 
     def exchange(self, a):
         """Write x^a, read the newest of all others."""

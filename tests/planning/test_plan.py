@@ -51,20 +51,29 @@ def planned(*arguments):
 
 
 def test_a_row_is_what_the_formulas_give(file):
-    settings, found = load([*RECIPE, "--replicas", "4"]), machine.read(file())
+    settings = load([*RECIPE, "--replicas", "4"])
+    found = machine.read(file(across={"latency": 0.0, "bandwidth": 5e8}))
     row = cost(settings, found, found.work["wrn_cifar10"], shapes.shape_of(settings, 4, 2, 4))
     assert row.memory == pytest.approx(2e9 + FLOAT * N * (2 + 2 + 3 / 2))
     assert (row.inside, row.across) == (pytest.approx(25 * FLOAT * N), pytest.approx(2 * 3 / 4 * FLOAT * N / 2))
     # two ranks of a node, a ring; two replicas on each of two nodes: one vector up, two down; shares gathered
     assert row.round.compute == pytest.approx(25 * 0.2)
     assert row.round.gradients == pytest.approx(25 * FLOAT * N / 1e9)
-    assert row.round.travels == pytest.approx((2 + 3) * FLOAT * N / 1e9)
+    assert row.round.travels == pytest.approx((2 / 1e9 + 3 / 5e8) * FLOAT * N)
     assert row.round.moves == pytest.approx(FLOAT * N / 1e9 / 2)
     assert row.round.waited == 0
     # 8 epochs of B = 390 rounds
     assert row.rounds == 8 * 390
     assert row.seconds > row.rounds * row.round.seconds
     assert row.checkpoint == 4 * 4 * FLOAT * N
+
+
+def test_elastic_sgd_sends_all_of_it_by_each_rank_at_each_step(file):
+    settings, found = load([*RECIPE, "--algorithm.name", "elastic_sgd"]), machine.read(file())
+    row = cost(settings, found, found.work["wrn_cifar10"], shapes.shape_of(settings, 2, 4, 4))
+    assert row.across == pytest.approx(25 * FLOAT * N)
+    # one up, one down
+    assert row.round.travels == pytest.approx(25 * 4 * 2 * FLOAT * N / 1e9)
 
 
 def test_the_table_marks_the_shortest_run_of_several_replicas_and_has_its_line(file, capsys):
@@ -79,6 +88,14 @@ def test_the_table_marks_the_shortest_run_of_several_replicas_and_has_its_line(f
     told = capsys.readouterr().out
     assert told.splitlines()[-1].endswith("slurm/wrn_cifar10.sbatch --replicas 8 --algorithm.L 50")
     assert sum(line.startswith("simulated") for line in told.splitlines()) == 4
+
+
+def test_one_replica_is_not_the_best_where_there_may_be_several(file):
+    fast = {"latency": 0.0, "bandwidth": 1e15}
+    settings, found = load(RECIPE), machine.read(file(inside=fast, between=fast))
+    own, best, _ = shapes.costs(RECIPE, settings, found, found.work["wrn_cifar10"], 2, 4)
+    assert min(own, key=lambda each: each.seconds).shape.n == 1
+    assert best.shape.n == 2
 
 
 def test_what_limits_is_said(file):
@@ -137,6 +154,7 @@ LACKS = "lacks {}; the probe measures it on two nodes or more, or type it in"
         ({"colour": "red"}, [], "colour is no figure of a machine; leave it out"),
         ({"work": {"wrn_cifar10": {**WORK, "samples": [8, 4]}}}, [], "samples must be two sizes"),
         ({"work": {}}, [], "lacks work.wrn_cifar10"),
+        ({}, ["--algorithm.inside", "workers"], "--algorithm.inside workers: the planner has no formula for it"),
         ({}, ["--replicas", "3"], "--replicas 3 does not divide 8 ranks"),
         ({"ranks_per_node": 3}, ["--replicas", "2"], "2 replicas of 3 ranks do not divide a mini-batch of 128"),
         ({"memory": 1e9}, [], "the model does not fit: 1.14 GB a rank with 1 replicas of 8 ranks"),
