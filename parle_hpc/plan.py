@@ -49,7 +49,10 @@ def main(arguments=None):
     try:
         given, rest = options(sys.argv[1:] if arguments is None else arguments)
         settings = load(rest)
-        measure(given, settings) if given.probe else plan(given, settings, rest)
+        if given.probe:
+            measure(given, settings)
+        else:
+            plan(given, settings, rest)
     except BadInput as error:
         leave(error, BAD_INPUT)
 
