@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     packages=find_packages(include=["parle_hpc", "parle_hpc.*"]),
-    package_data={"parle_hpc": ["recipes/*.toml", "py.typed"]},
+    package_data={"parle_hpc": ["recipes/*.toml", "planning/machines/*.toml", "py.typed"]},
     install_requires=[
         "torch>=2.4,<3",
         "numpy>=1.26,<3",
@@ -29,6 +29,7 @@ setup(
         "scipy>=1.11,<2",  # reads SVHN's MATLAB files
         "matplotlib>=3.7,<4",  # the paper's figures
         "tabulate>=0.9,<1",  # one table as Markdown, LaTeX and HTML
+        "simpy>=4.1,<5",  # the planner's simulator: events of thousands of replicas in seconds
     ],
     extras_require={
         **TOOLS,

@@ -9,7 +9,7 @@ import tomlkit
 
 from .command_line import load, not_taken, option_names
 from .sections import ALGORITHMS, DATA_PARALLEL, PAPERS, ROUNDS, Schedule, Settings
-from .settled import default_replicas, settle
+from .settled import default_replicas, rounds_of, settle
 
 __all__ = [
     "ALGORITHMS",
@@ -21,6 +21,7 @@ __all__ = [
     "default_replicas",
     "load",
     "option_names",
+    "rounds_of",
     "settle",
     "text_of",
     "write",

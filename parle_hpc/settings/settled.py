@@ -120,3 +120,9 @@ def default_replicas(algorithm, size):
     if algorithm in DATA_PARALLEL:
         return 1
     return next(n for n in (3, 2, 1) if size % n == 0)
+
+
+def rounds_of(settings, B, length):
+    """(Mini-batches in an epoch, rounds of `length` of them that the epochs have), with B mini-batches in a pass."""
+    steps_per_epoch = B * length if settings.algorithm.name in ROUNDS else B
+    return steps_per_epoch, max(1, math.ceil(settings.schedule.epochs * steps_per_epoch / length))

@@ -1,6 +1,5 @@
 """A run on this rank, put together and checked on all ranks: everything that the loop needs, as one frozen object."""
 
-import math
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,7 +19,7 @@ from ..data.loader import Loader
 from ..data.split import MiniBatches, seen_by
 from ..data.stream import stream_of
 from ..errors import BadInput
-from ..settings import DATA_PARALLEL, ROUNDS, Settings
+from ..settings import DATA_PARALLEL, Settings, rounds_of
 from ..settings import write as write_settings
 from .computing import Computing, compiled, settle_precision
 from .folder import cannot_be_written
@@ -218,8 +217,7 @@ def make_model(settings, train, topology, device):
 def make_schedule(settings, optimizer, B):
     """(The scheduler of eta, rounds that the run has), with B mini-batches in a pass."""
     s, length = settings.schedule, optimizer.round_length
-    steps_per_epoch = B * length if settings.algorithm.name in ROUNDS else B
-    rounds = max(1, math.ceil(s.epochs * steps_per_epoch / length))
+    steps_per_epoch, rounds = rounds_of(settings, B, length)
     also = optimizer.inner if s.inner else None
     # a cosine ends with the epochs, also of a run that is to end before
     scheduler = Schedule(optimizer, also, s, steps_per_epoch, rounds * length)

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import gpus
 from .findings import Sight, size
@@ -52,8 +53,18 @@ def find_device(torch, local_rank):
     return f"GPU {found[0]} of {count}, {torch.cuda.get_device_properties(found[0]).name}" if count else "cpu"
 
 
-def reductions(groups, torch, reference_over):
-    """Rows of the table of reductions, measured on the trainer's own ways. Collective over all ranks.
+class Reduction(NamedTuple):
+    """A mean of tensors between so many ranks: seconds of one float, and of `floats`. One rank sends nothing."""
+
+    name: str
+    ranks: int
+    latency: float = 0.0
+    floats: int = 0
+    seconds: float = 0.0
+
+
+def measured(groups, torch, reference_over):
+    """The Reductions inside a replica and across, on the trainer's own ways. Collective over all ranks.
 
     reference_over: what gives the elastic reference over a communicator, coupling.choice.reference_over.
     """
@@ -80,19 +91,30 @@ def reductions(groups, torch, reference_over):
 
         return body
 
-    rows = []
+    found = []
     for name, body, ranks in (
         ("inside a replica (Horovod)", inside, groups.m),
         ("across replicas (MPI)", across, groups.n),
     ):
         if ranks == 1:
-            rows.append((name, 1, "sends nothing", "", ""))
+            found.append(Reduction(name, 1))
             continue
         latency = seconds(body(SMALL), groups.world, 20)
         count = MEDIUM if seconds(body(MEDIUM), groups.world, 3) > QUICK else LARGE
+        found.append(Reduction(name, ranks, latency, count, seconds(body(count), groups.world, 3)))
+    return found
+
+
+def reductions(groups, torch, reference_over):
+    """Rows of the table of reductions; arguments and ranks as `measured` has them."""
+    rows = []
+    for name, ranks, latency, floats, took in measured(groups, torch, reference_over):
+        if ranks == 1:
+            rows.append((name, 1, "sends nothing", "", ""))
+            continue
         # what each rank sends at least, which is also what it gets
         sent = 2 * (ranks - 1) / ranks
-        bandwidth = sent * 4 * count / seconds(body(count), groups.world, 3)
+        bandwidth = sent * 4 * floats / took
         takes = f"{sent * WRN / bandwidth:.2g} s"
         rows.append((name, ranks, f"{1e6 * latency:,.0f} us", f"{size(bandwidth)}/s", takes))
     return rows
