@@ -9,6 +9,8 @@
 
 # shellcheck source=slurm/site.sh
 source "$PARLE_HPC_ROOT/slurm/site.sh"
+# shellcheck source=slurm/nodes.sh
+source "$PARLE_HPC_ROOT/slurm/nodes.sh"
 
 SAVED=85 # the trainer's exit status for "saved, start me again"
 
@@ -149,14 +151,16 @@ stage() {
 
 # Nobody else removes the copies. A job that is cancelled cannot do it any more: many sites empty the folder themselves
 unstage() {
-    [[ ! $copy ]] || srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -f "$copy" || say "$copy is left over"
+    [[ $copy ]] || return 0
+    srun --overlap --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -f "$copy" || say "$copy is left over"
 }
 
-train() {
-    local recipe=$1 dataset=$2 status=0
+train() { # RECIPE DATASET SETTING ...
+    local recipe=$1 dataset=$2
     shift 2
     forget_others
-    local program data copy launch options=(--recipe "$recipe" --resume auto --run.grace "$PARLE_HPC_GRACE")
+    local program data copy launch guard="" nodes left shape=() fewer=() status
+    local options=(--recipe "$recipe" --resume auto --run.grace "$PARLE_HPC_GRACE")
     # sbatch --array=0-2: a run for each seed
     [[ ! ${SLURM_ARRAY_TASK_ID:-} ]] || options+=(--run.seed "$SLURM_ARRAY_TASK_ID")
     # from 22.05 on srun does not inherit --cpus-per-task from the job
@@ -169,6 +173,8 @@ train() {
     export SLURM_PMIX_TIMEOUT=${SLURM_PMIX_TIMEOUT:-86400}
     # when one task dies the others would wait for it until the job's time is over; each of them is to know that
     export SLURM_KILL_BAD_EXIT=1
+    # an output folder for the job, whichever of its steps goes on
+    export PARLE_HPC_ONE_RUN=1
     prepare_program
     launch=(
         # without the PMI of its MPI each task would be a world of its own
@@ -184,16 +190,21 @@ train() {
         exec srun "${launch[@]}" parle_hpc.doctor --out .
     fi
     stage "$dataset" "$@"
-    srun "${launch[@]}" parle_hpc.train "${options[@]}" "${data[@]}" "$@" || status=$?
+    while
+        status=0
+        start_guard
+        srun "${shape[@]}" "${launch[@]}" parle_hpc.train "${options[@]}" "${data[@]}" "$@" "${fewer[@]}" || status=$?
+        ((status && status != SAVED)) && has_lost_a_node && fit_replicas "${options[@]}" "$@" "${fewer[@]}"
+    do :; done
+    end_guard
     unstage
     if ((status == SAVED)); then
-        start_again
+        start_again saved
     fi
     exit "$status"
 }
 
-# train_own RECIPE.toml SETTING ...
-train_own() {
+train_own() { # RECIPE.toml SETTING ...
     (($#)) && [[ -r $1 ]] || stop "no recipe ${1:-was named}; sbatch slurm/own.sbatch mine.toml [SETTING ...]"
     local name
     # of a built-in task it may name the data set
@@ -202,13 +213,14 @@ train_own() {
 }
 
 # The job keeps its number, and so its output folder, from which the trainer goes on
-start_again() {
-    local before=${SLURM_RESTART_COUNT:-0}
+start_again() { # WHY
+    local before=${SLURM_RESTART_COUNT:-0} job
+    job=$(job_name)
     if ((before >= PARLE_HPC_RESTARTS)); then
-        say "saved, but started again $before times already; if that is as it should be, export PARLE_HPC_RESTARTS=N"
+        say "$1, but started again $before times already; if that is as it should be, export PARLE_HPC_RESTARTS=N"
     else
         # before it is: Slurm then ends this script, perhaps before its next line
-        say "saved; job $SLURM_JOB_ID is queued again, restart $((before + 1)) of at most $PARLE_HPC_RESTARTS"
-        scontrol requeue "$SLURM_JOB_ID" || say "saved, but the job cannot be requeued; see the line above"
+        say "$1; job $job is queued again, restart $((before + 1)) of at most $PARLE_HPC_RESTARTS"
+        scontrol requeue "$job" || say "$1, but the job cannot be requeued; see the line above"
     fi
 }

@@ -4,15 +4,14 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from helpers.common_sh import SLURM, bash
 from helpers.mpi import ENVIRONMENT
 
 from parle_hpc.recipes import recipe_names
 from parle_hpc.settings import default_replicas, load
 
-SLURM = Path(__file__).resolve().parent.parent.parent / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sbatch"))
 OF_RECIPES = [script for script in SCRIPTS if script.stem != "own"]
 SHAPE = ("nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time")
@@ -61,9 +60,7 @@ def left_after(command, folder, **environment):
     (folder / "scontrol").write_text(f"#!/bin/sh\necho '{environment.pop('scontrol', '')}'\n")
     (folder / "scontrol").chmod(0o755)
     path = os.pathsep.join([str(folder), os.environ["PATH"]])
-    script = f"set -euo pipefail; source {SLURM}/common.sh; {command}; env"
-    mine = {"PATH": path, "PARLE_HPC_ROOT": str(SLURM.parent), **environment}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=mine)
+    done = bash(f"{command}; env", PATH=path, **environment)
     assert done.returncode == 0, done.stderr
     return dict(line.partition("=")[::2] for line in done.stdout.splitlines()), done.stderr
 
