@@ -156,13 +156,16 @@ unstage() {
 }
 
 train() { # RECIPE DATASET SETTING ...
+    forget_others
+    # sbatch --array=0-2: a run for each seed
+    run_job "$1" "$2" ${SLURM_ARRAY_TASK_ID:+--run.seed "$SLURM_ARRAY_TASK_ID"} "${@:3}"
+}
+
+run_job() {
     local recipe=$1 dataset=$2
     shift 2
-    forget_others
     local program data copy launch guard="" nodes left shape=() fewer=() status
     local options=(--recipe "$recipe" --resume auto --run.grace "$PARLE_HPC_GRACE")
-    # sbatch --array=0-2: a run for each seed
-    [[ ! ${SLURM_ARRAY_TASK_ID:-} ]] || options+=(--run.seed "$SLURM_ARRAY_TASK_ID")
     # from 22.05 on srun does not inherit --cpus-per-task from the job
     [[ ! ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
     # ranks now and then crash at their start in PMIx's shared memory (openpmix issues 1114, 2210); this takes messages
@@ -206,10 +209,28 @@ train() { # RECIPE DATASET SETTING ...
 
 train_own() { # RECIPE.toml SETTING ...
     (($#)) && [[ -r $1 ]] || stop "no recipe ${1:-was named}; sbatch slurm/own.sbatch mine.toml [SETTING ...]"
-    local name
-    # of a built-in task it may name the data set
-    name=$(sed -n '/^\[data\]/,/^\[/s/^name *= *"\(.*\)".*/\1/p' "$1")
-    train "$1" "$name" "${@:2}"
+    train "$1" "$(dataset_of "$1")" "${@:2}"
+}
+
+# A replica that is a job of its own, and its task of the array the number by which the others know it
+train_member() { # RECIPE SETTING ...
+    local usage="sbatch --array=0-7 slurm/replica.sbatch RECIPE [SETTING ...]"
+    forget_others
+    [[ ${SLURM_ARRAY_TASK_ID:-} ]] || stop "this job is no task of an array; $usage"
+    (($#)) || stop "no recipe was named; $usage"
+    local dataset folder=${PARLE_HPC_MAILBOX:-runs/$(basename "$1" .toml)-mailbox-$SLURM_ARRAY_JOB_ID}
+    dataset=$(dataset_of "$1") || stop "no recipe $1; $usage"
+    run_job "$1" "$dataset" --replicas 1 --coupling.via mailbox --coupling.folder "$folder" \
+        --coupling.member "$SLURM_ARRAY_TASK_ID" "${@:2}"
+}
+
+# Of a built-in task a recipe of one's own may name the data set; of a recipe of the package its script says it
+dataset_of() {
+    if [[ -f $1 ]]; then
+        sed -n '/^\[data\]/,/^\[/s/^name *= *"\(.*\)".*/\1/p' "$1"
+    else
+        sed -n 's/^train [^ ]* \([^ ]*\) .*/\1/p' "$PARLE_HPC_ROOT/slurm/$1.sbatch"
+    fi 2>/dev/null
 }
 
 # The job keeps its number, and so its output folder, from which the trainer goes on
