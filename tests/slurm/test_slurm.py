@@ -84,7 +84,7 @@ def the_run(folder):
 
 def events(folder):
     """Names of the events of all runs of a folder."""
-    texts = [path.read_text() for path in folder.glob("runs/*/metrics.jsonl")]
+    texts = [path.read_text() for path in folder.glob("runs/**/metrics.jsonl")]
     # the last line may be half written
     return [json.loads(line)["event"] for text in texts for line in text.split("\n")[:-1]]
 
@@ -172,6 +172,23 @@ def test_an_array_trains_a_run_for_each_seed_and_one_starts_again_alone(cluster,
     assert [run.name.rpartition("-")[2] for run in runs] == [first, last]
     assert [tomlkit.parse((run / "config.toml").read_text())["run"]["seed"] for run in runs] == [1, 2]
     assert not same(*map(reference, runs))
+
+
+def test_replicas_that_are_jobs_start_again_alone_and_are_joined_by_another(cluster, eight, tmp_path):
+    members = {"options": (*ONE_TASK, "--array=0-2"), **at_fault(tmp_path, "listens")}
+    array = submit(cluster, tmp_path, "replica", "lenet_digits", *eight, **members)
+    folder = tmp_path / "runs" / f"lenet_digits-mailbox-{array}"
+    cluster.until(lambda: events(tmp_path).count("round") == 12, "the fault of all", 200)
+    cluster.command("scancel", "--signal=USR1", array)
+    joiner = {"options": (*ONE_TASK, "--array=3"), "PARLE_HPC_MAILBOX": str(folder)}
+    joined = submit(cluster, tmp_path, "replica", "lenet_digits", *eight, **joiner)
+    for member in range(3):
+        assert completed(cluster, tmp_path, f"{array}_{member}")["Restarts"] == "1"
+    completed(cluster, tmp_path, f"{joined}_3")
+    runs = sorted((folder / "runs").iterdir())
+    assert [run.name for run in runs] == ["0", "1", "2", "3"] == sorted(m.name for m in (folder / "members").iterdir())
+    assert events(tmp_path).count("resume") == 3
+    assert [tomlkit.parse((run / "config.toml").read_text())["run"]["seed"] for run in runs] == [0] * 4
 
 
 def test_a_signalled_job_saves_starts_again_and_ends_the_same(cluster, eight, undisturbed, tmp_path):
