@@ -9,6 +9,8 @@
 
 # shellcheck source=slurm/site.sh
 source "$PARLE_HPC_ROOT/slurm/site.sh"
+# shellcheck source=slurm/nodes.sh
+source "$PARLE_HPC_ROOT/slurm/nodes.sh"
 
 SAVED=85 # the trainer's exit status for "saved, start me again"
 
@@ -149,16 +151,21 @@ stage() {
 
 # Nobody else removes the copies. A job that is cancelled cannot do it any more: many sites empty the folder themselves
 unstage() {
-    [[ ! $copy ]] || srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -f "$copy" || say "$copy is left over"
+    [[ $copy ]] || return 0
+    srun --overlap --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -f "$copy" || say "$copy is left over"
 }
 
-train() {
-    local recipe=$1 dataset=$2 status=0
-    shift 2
+train() { # RECIPE DATASET SETTING ...
     forget_others
-    local program data copy launch options=(--recipe "$recipe" --resume auto --run.grace "$PARLE_HPC_GRACE")
     # sbatch --array=0-2: a run for each seed
-    [[ ! ${SLURM_ARRAY_TASK_ID:-} ]] || options+=(--run.seed "$SLURM_ARRAY_TASK_ID")
+    run_job "$1" "$2" ${SLURM_ARRAY_TASK_ID:+--run.seed "$SLURM_ARRAY_TASK_ID"} "${@:3}"
+}
+
+run_job() {
+    local recipe=$1 dataset=$2
+    shift 2
+    local program data copy launch guard="" nodes left shape=() fewer=() status
+    local options=(--recipe "$recipe" --resume auto --run.grace "$PARLE_HPC_GRACE")
     # from 22.05 on srun does not inherit --cpus-per-task from the job
     [[ ! ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
     # ranks now and then crash at their start in PMIx's shared memory (openpmix issues 1114, 2210); this takes messages
@@ -169,6 +176,8 @@ train() {
     export SLURM_PMIX_TIMEOUT=${SLURM_PMIX_TIMEOUT:-86400}
     # when one task dies the others would wait for it until the job's time is over; each of them is to know that
     export SLURM_KILL_BAD_EXIT=1
+    # an output folder for the job, whichever of its steps goes on
+    export PARLE_HPC_ONE_RUN=1
     prepare_program
     launch=(
         # without the PMI of its MPI each task would be a world of its own
@@ -184,31 +193,55 @@ train() {
         exec srun "${launch[@]}" parle_hpc.doctor --out .
     fi
     stage "$dataset" "$@"
-    srun "${launch[@]}" parle_hpc.train "${options[@]}" "${data[@]}" "$@" || status=$?
+    while
+        status=0
+        start_guard
+        srun "${shape[@]}" "${launch[@]}" parle_hpc.train "${options[@]}" "${data[@]}" "$@" "${fewer[@]}" || status=$?
+        ((status && status != SAVED)) && has_lost_a_node && fit_replicas "${options[@]}" "$@" "${fewer[@]}"
+    do :; done
+    end_guard
     unstage
     if ((status == SAVED)); then
-        start_again
+        start_again saved
     fi
     exit "$status"
 }
 
-# train_own RECIPE.toml SETTING ...
-train_own() {
+train_own() { # RECIPE.toml SETTING ...
     (($#)) && [[ -r $1 ]] || stop "no recipe ${1:-was named}; sbatch slurm/own.sbatch mine.toml [SETTING ...]"
-    local name
-    # of a built-in task it may name the data set
-    name=$(sed -n '/^\[data\]/,/^\[/s/^name *= *"\(.*\)".*/\1/p' "$1")
-    train "$1" "$name" "${@:2}"
+    train "$1" "$(dataset_of "$1")" "${@:2}"
+}
+
+# A replica that is a job of its own, and its task of the array the number by which the others know it
+train_member() { # RECIPE SETTING ...
+    local usage="sbatch --array=0-7 slurm/replica.sbatch RECIPE [SETTING ...]"
+    forget_others
+    [[ ${SLURM_ARRAY_TASK_ID:-} ]] || stop "this job is no task of an array; $usage"
+    (($#)) || stop "no recipe was named; $usage"
+    local dataset folder=${PARLE_HPC_MAILBOX:-runs/$(basename "$1" .toml)-mailbox-$SLURM_ARRAY_JOB_ID}
+    dataset=$(dataset_of "$1") || stop "no recipe $1; $usage"
+    run_job "$1" "$dataset" --replicas 1 --coupling.via mailbox --coupling.folder "$folder" \
+        --coupling.member "$SLURM_ARRAY_TASK_ID" "${@:2}"
+}
+
+# Of a built-in task a recipe of one's own may name the data set; of a recipe of the package its script says it
+dataset_of() {
+    if [[ -f $1 ]]; then
+        sed -n '/^\[data\]/,/^\[/s/^name *= *"\(.*\)".*/\1/p' "$1"
+    else
+        sed -n 's/^train [^ ]* \([^ ]*\) .*/\1/p' "$PARLE_HPC_ROOT/slurm/$1.sbatch"
+    fi 2>/dev/null
 }
 
 # The job keeps its number, and so its output folder, from which the trainer goes on
-start_again() {
-    local before=${SLURM_RESTART_COUNT:-0}
+start_again() { # WHY
+    local before=${SLURM_RESTART_COUNT:-0} job
+    job=$(job_name)
     if ((before >= PARLE_HPC_RESTARTS)); then
-        say "saved, but started again $before times already; if that is as it should be, export PARLE_HPC_RESTARTS=N"
+        say "$1, but started again $before times already; if that is as it should be, export PARLE_HPC_RESTARTS=N"
     else
         # before it is: Slurm then ends this script, perhaps before its next line
-        say "saved; job $SLURM_JOB_ID is queued again, restart $((before + 1)) of at most $PARLE_HPC_RESTARTS"
-        scontrol requeue "$SLURM_JOB_ID" || say "saved, but the job cannot be requeued; see the line above"
+        say "$1; job $job is queued again, restart $((before + 1)) of at most $PARLE_HPC_RESTARTS"
+        scontrol requeue "$job" || say "$1, but the job cannot be requeued; see the line above"
     fi
 }

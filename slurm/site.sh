@@ -27,6 +27,10 @@
 # How often a job may start again: beyond that something is wrong, and nobody may be watching
 : "${PARLE_HPC_RESTARTS:=20}"
 
+# "set": a job goes on without a node that died, with the replicas for which the others have room; "": it is queued again.
+# sbatch itself reads this variable, so export it where sbatch is typed
+: "${SBATCH_NO_KILL:=}"
+
 # The fabric. Take the lines of yours, and put in the names that `ip link` shows on a compute node.
 #
 # InfiniBand, with an Open MPI that has UCX (ompi_info | grep ucx), as PyPI's and most modules do

@@ -11,13 +11,14 @@ LAST_STEP = 1 << 31  # numbers from there on are those of a batch script, or of 
 def name_of_job(environment):
     """The job's id, or ARRAY_TASK, and the step's number where it is not the first; None outside a job.
 
-    A job that is queued again keeps its ids, and counts its steps anew.
+    A job that is queued again keeps its ids, and counts its steps anew. Those of slurm/'s scripts, which say so by
+    PARLE_HPC_ONE_RUN, go on with one run.
     """
     job = environment.get("SLURM_JOB_ID")
     if not job:
         return None
     name = array_task(environment, job) or job
-    step = environment.get("SLURM_STEP_ID", "")
+    step = "" if environment.get("PARLE_HPC_ONE_RUN") else environment.get("SLURM_STEP_ID", "")
     return f"{name}.{int(step)}" if step.isdigit() and 0 < int(step) < LAST_STEP else name
 
 

@@ -41,6 +41,8 @@ def test_without_a_job_it_is_the_time():
 def test_a_step_after_the_first_has_a_name_of_its_own(step, name):
     """The numbers of a batch script and of salloc's shell are none."""
     assert run_name({**JOB, "SLURM_STEP_ID": step}) == name
+    # of a script whose later steps go on with what the first one began
+    assert run_name({**JOB, "SLURM_STEP_ID": step, "PARLE_HPC_ONE_RUN": "1"}) == "77"
 
 
 def test_an_array_is_what_slurm_says(scontrol):

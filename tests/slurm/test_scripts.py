@@ -4,17 +4,17 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from helpers.common_sh import SLURM, bash
 from helpers.mpi import ENVIRONMENT
 
 from parle_hpc.recipes import recipe_names
 from parle_hpc.settings import default_replicas, load
 
-SLURM = Path(__file__).resolve().parent.parent.parent / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sbatch"))
-OF_RECIPES = [script for script in SCRIPTS if script.stem != "own"]
+OF_RECIPES = [script for script in SCRIPTS if script.stem not in ("own", "replica")]
+SEEDS = "# the seeds, each a job of its own with a folder of its own\n##SBATCH --array=0-2\n"
 SHAPE = ("nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time")
 
 
@@ -33,7 +33,9 @@ def test_they_are_alike_but_for_what_differs():
     for script in SCRIPTS:
         lines = [line for line in script.read_text().splitlines() if "gpus-per-node" not in line]
         lines = [line for line in lines if line != "# a task for each GPU"]
-        text = "\n".join(lines[6:-1]).replace(f"job-name={script.stem}", "job-name=NAME")
+        text = "\n".join(lines[lines.index("") : -1]).replace(f"job-name={script.stem}", "job-name=NAME")
+        # of replicas each is one of the array, which is given to sbatch
+        text = text.replace(SEEDS, "")
         texts.add(re.sub(rf"^#SBATCH --({'|'.join(SHAPE)})=\S+", r"#SBATCH --\1", text, flags=re.MULTILINE))
     assert len(texts) == 1
 
@@ -61,9 +63,7 @@ def left_after(command, folder, **environment):
     (folder / "scontrol").write_text(f"#!/bin/sh\necho '{environment.pop('scontrol', '')}'\n")
     (folder / "scontrol").chmod(0o755)
     path = os.pathsep.join([str(folder), os.environ["PATH"]])
-    script = f"set -euo pipefail; source {SLURM}/common.sh; {command}; env"
-    mine = {"PATH": path, "PARLE_HPC_ROOT": str(SLURM.parent), **environment}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=mine)
+    done = bash(f"{command}; env", PATH=path, **environment)
     assert done.returncode == 0, done.stderr
     return dict(line.partition("=")[::2] for line in done.stdout.splitlines()), done.stderr
 
@@ -97,6 +97,38 @@ def test_packages_of_another_python_are_left_out(tmp_path):
     assert left["PYTHONPATH"] == mine
     assert "PYTHONHOME" not in left
     assert "PYTHONPATH leads to /opt/python3.6/site-packages, which is not of python3.11: left out" in said
+
+
+RUN = 'run_job() { echo "$@"; }; forget_others() { :; }; '
+TASK = {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "3"}
+USAGE = "sbatch --array=0-7 slurm/replica.sbatch RECIPE [SETTING ...]"
+
+
+def test_the_replicas_of_an_array_share_a_folder_and_a_seed(tmp_path):
+    """The array's, or one that is given; what is a task's own is its number."""
+    (tmp_path / "mine.toml").write_text('[data]\nname = "cells"\n[model]\nname = "lenet"\n')
+    recipes = ["lenet_mnist --run.seed 7", f"{tmp_path}/mine.toml"]
+    told = [bash(f"{RUN} train_member {recipe}", **TASK).stdout.strip() for recipe in recipes]
+    coupled = "--replicas 1 --coupling.via mailbox --coupling.folder"
+    assert told == [
+        f"lenet_mnist mnist {coupled} runs/lenet_mnist-mailbox-41 --coupling.member 3 --run.seed 7",
+        f"{tmp_path}/mine.toml cells {coupled} runs/mine-mailbox-41 --coupling.member 3",
+    ]
+    added = bash(f"{RUN} train_member lenet_mnist", **TASK, PARLE_HPC_MAILBOX="runs/x").stdout
+    assert added == f"lenet_mnist mnist {coupled} runs/x --coupling.member 3\n"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "job", "line"),
+    [
+        ("lenet_mnist", {}, "this job is no task of an array"),
+        ("", TASK, "no recipe was named"),
+        ("lenet", TASK, "no recipe lenet"),
+    ],
+)
+def test_a_replica_that_is_no_task_of_an_array_or_of_no_recipe_gets_one_line(recipe, job, line):
+    done = bash(f"{RUN} train_member {recipe}", **job)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"parle_hpc: {line}; {USAGE}\n")
 
 
 def test_shellcheck_finds_nothing():

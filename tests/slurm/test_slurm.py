@@ -43,9 +43,10 @@ def submit(cluster, folder, recipe, *settings, options=TWO_HOSTS, **environment)
     return cluster.sbatch(*options, script, *settings, cwd=folder, **{**SETTINGS, **environment})
 
 
-# `python -m parle_hpc.train SETTINGS...`, and at a job's first start the same with a fault in rank 0's fifth round
+# `python -m parle_hpc.train SETTINGS...`, and at a job's first start the same with a fault in rank 0's fifth round. Its
+# first two steps are the trainer's and, where there is one, the guard's; in its script it is in none
 AT_FAULT = """#!/bin/sh
-[ "$SLURM_RESTART_COUNT" ] || {{ shift 2; set -- {program} 0 4 {kind} "$@"; }}
+[ "$SLURM_RESTART_COUNT" ] || [ "${{SLURM_STEP_ID:-2}}" -gt 1 ] || {{ shift 2; set -- {program} 0 4 {kind} "$@"; }}
 exec {python} "$@"
 """
 
@@ -83,7 +84,7 @@ def the_run(folder):
 
 def events(folder):
     """Names of the events of all runs of a folder."""
-    texts = [path.read_text() for path in folder.glob("runs/*/metrics.jsonl")]
+    texts = [path.read_text() for path in folder.glob("runs/**/metrics.jsonl")]
     # the last line may be half written
     return [json.loads(line)["event"] for text in texts for line in text.split("\n")[:-1]]
 
@@ -155,15 +156,39 @@ def test_the_wide_network_on_staged_data(cluster, tmp_path):
     assert [host("ls", "/dev/shm").stdout for host in cluster.hosts[:2]] == ["", ""]
 
 
-def test_an_array_trains_a_run_for_each_seed(cluster, tmp_path):
-    options, short = (*ONE_TASK, "--array=1-2"), ("--schedule.max_rounds", 1, "--algorithm.L", 4)
-    job = submit(cluster, tmp_path, "lenet_digits", *short, options=options)
-    for task in (1, 2):
-        completed(cluster, tmp_path, f"{job}_{task}")
+def test_an_array_trains_a_run_for_each_seed_and_one_starts_again_alone(cluster, eight, tmp_path):
+    options = (*ONE_TASK, "--array=1-2")
+    array = submit(cluster, tmp_path, "lenet_digits", *eight, options=options, **at_fault(tmp_path, "listens"))
+    # the number of the array is also that of its last task
+    first, last = f"{array}_1", f"{array}_2"
+    cluster.until(lambda: events(tmp_path).count("round") == 8, "the fault of both")
+    cluster.command("scancel", "--signal=USR1", last)
+    cluster.until(lambda: cluster.job(last)["Restarts"] == "1", f"the restart of {last}")
+    assert cluster.job(first)["Restarts"] == "0"
+    cluster.command("scancel", "--signal=USR1", first)
+    for job in (first, last):
+        assert completed(cluster, tmp_path, job)["Restarts"] == "1"
     runs = sorted((tmp_path / "runs").iterdir())
-    assert [run.name.rpartition("-")[2] for run in runs] == [f"{job}_1", f"{job}_2"]
+    assert [run.name.rpartition("-")[2] for run in runs] == [first, last]
     assert [tomlkit.parse((run / "config.toml").read_text())["run"]["seed"] for run in runs] == [1, 2]
     assert not same(*map(reference, runs))
+
+
+def test_replicas_that_are_jobs_start_again_alone_and_are_joined_by_another(cluster, eight, tmp_path):
+    members = {"options": (*ONE_TASK, "--array=0-2"), **at_fault(tmp_path, "listens")}
+    array = submit(cluster, tmp_path, "replica", "lenet_digits", *eight, **members)
+    folder = tmp_path / "runs" / f"lenet_digits-mailbox-{array}"
+    cluster.until(lambda: events(tmp_path).count("round") == 12, "the fault of all", 200)
+    cluster.command("scancel", "--signal=USR1", array)
+    joiner = {"options": (*ONE_TASK, "--array=3"), "PARLE_HPC_MAILBOX": str(folder)}
+    joined = submit(cluster, tmp_path, "replica", "lenet_digits", *eight, **joiner)
+    for member in range(3):
+        assert completed(cluster, tmp_path, f"{array}_{member}")["Restarts"] == "1"
+    completed(cluster, tmp_path, f"{joined}_3")
+    runs = sorted((folder / "runs").iterdir())
+    assert [run.name for run in runs] == ["0", "1", "2", "3"] == sorted(m.name for m in (folder / "members").iterdir())
+    assert events(tmp_path).count("resume") == 3
+    assert [tomlkit.parse((run / "config.toml").read_text())["run"]["seed"] for run in runs] == [0] * 4
 
 
 def test_a_signalled_job_saves_starts_again_and_ends_the_same(cluster, eight, undisturbed, tmp_path):
@@ -262,18 +287,53 @@ def test_slurm_takes_every_script(cluster, tmp_path, recipe):
     assert re.search(r"Job \d+ to start at", tested.stderr)
 
 
-def test_a_job_goes_on_without_a_host_that_died(cluster, eight, undisturbed, tmp_path):
-    """The last test, which leaves two hosts."""
-    often = ("--run.checkpoint_every", 1)
-    job = submit(cluster, tmp_path, "lenet_digits", *eight, *often, **at_fault(tmp_path, "sleeps"))
-    wait_for_event(cluster, tmp_path, job, "checkpoint")
-    assert cluster.job(job)["NodeList"] == "host[1-2]"
+@pytest.fixture(scope="module")
+def bereft(cluster, eight, tmp_path_factory):
+    """(number, folder) of jobs that were at work when host2 died; of the last one its script was there."""
+    three, first = ("--nodes=3", *TWO_HOSTS[1:]), (*TWO_HOSTS, "--nodelist=host[2-3]")
+    jobs = []
+    for options, allowed in ((TWO_HOSTS, {}), (three, {"SBATCH_NO_KILL": "set"}), (first, {"SBATCH_NO_KILL": "set"})):
+        folder = tmp_path_factory.mktemp("bereft")
+        settings, sleeps = (*eight, "--run.checkpoint_every", 1), at_fault(folder, "sleeps")
+        job = submit(cluster, folder, "lenet_digits", *settings, options=options, **allowed, **sleeps)
+        jobs.append((job, folder))
+    for job, folder in jobs:
+        wait_for_event(cluster, folder, job, "checkpoint")
+    shown = [cluster.job(job) for job, _ in jobs]
+    assert [(job["NodeList"], job["BatchHost"]) for job in shown] == [
+        ("host[1-2]", "host1"),
+        ("host[1-3]", "host1"),
+        ("host[2-3]", "host2"),
+    ]
     cluster.lose(1)
-    ended = completed(cluster, tmp_path, job)
+    return jobs
+
+
+def test_a_job_starts_again_without_a_host_that_died(cluster, bereft, undisturbed):
+    """From here on there are two hosts."""
+    job, folder = bereft[0]
+    ended = completed(cluster, folder, job)
     assert ended["Restarts"] == "1"
     assert ended["NodeList"] == "host[1,3]"
-    assert events(tmp_path).count("resume") == 1
-    assert same(reference(the_run(tmp_path)), reference(the_run(undisturbed)))
+    assert events(folder).count("resume") == 1
+    assert same(reference(the_run(folder)), reference(the_run(undisturbed)))
+
+
+def test_a_job_that_may_goes_on_at_once_with_fewer_replicas(cluster, bereft):
+    job, folder = bereft[1]
+    ended = completed(cluster, folder, job)
+    assert ended["Restarts"] == "0"
+    assert ended["NodeList"] == "host[1,3]"
+    assert our_lines(folder) == ["a node has died: goes on with 2 x 1 ranks on host[1,3], from the last checkpoint"]
+    assert events(folder).count("resume") == 1
+    assert "goes on with 2 x 1 ranks after 3 x 1; only the first 2 replicas are kept" in output(folder)
+    assert reference(the_run(folder))
+
+
+def test_without_its_script_a_job_is_queued_again(cluster, bereft):
+    job, _ = bereft[2]
+    cluster.until(lambda: cluster.job(job)["Restarts"] == "1", "the guard")
+    cluster.command("scancel", job)
 
 
 def test_a_recipe_of_ones_own_with_a_task_of_ones_own(cluster, tmp_path):
