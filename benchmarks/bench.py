@@ -26,12 +26,13 @@ class Pair:
         receive[:] = np.concatenate([send, send])
         return self
 
-    def Iallreduce(self, send, receive):
-        # in place: the mean's numerator, and behind it what each of the two tells of itself
-        mine = receive[-6:-3].copy()
-        receive *= 2
-        receive[-6:] = np.concatenate([mine, mine])
+    def Ialltoall(self, send, receive):
+        mine = send[: len(send) // 2]
+        receive[:] = np.concatenate([mine, mine])
         return self
+
+    def Idup(self):
+        return self, self
 
     def Test(self):
         return True

@@ -124,7 +124,7 @@ class Averaged:
 
     def _mean_of_replicas(self):
         comm, terms = (getattr(self.optimizer, name, None) for name in ("_comm", "_terms"))
-        reference = reference_over(comm, self._average, terms=terms)
+        reference = reference_over(comm, self._average, terms=terms, apart=True)
         mean = reference.exact(self._average, started=False)
         self._bytes_sent += reference.bytes_sent
         self._wait_seconds += reference.wait_seconds

@@ -27,6 +27,8 @@ def prepare_environment(environment, cores, patience=PATIENCE):
         # more ranks than cores: a rank that waits must not keep the core from the one it waits for
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
         environment.setdefault("HOROVOD_CYCLE_TIME", "5")
+    # over one TCP connection what two ranks send each other at once goes one after the other: docs/benchmarks.md
+    environment.setdefault("OMPI_MCA_btl_tcp_links", "2")
     environment.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(patience)))
     # what Horovod joins, and so the order of sums, depends on timing; this keeps single tensors apart, too
     environment["HOROVOD_DISABLE_GROUP_FUSION"] = "1"

@@ -8,16 +8,16 @@ from .reference import MPIReference, SerialReference
 PAYLOADS = ("full", "bfloat16")
 
 
-def reference_over(comm, like, payload="full", terms=None, mailbox=None):
+def reference_over(comm, like, payload="full", terms=None, mailbox=None, apart=False):
     """The reference over `comm`, or the serial one where there is a single replica (comm None or of size 1).
 
-    mailbox: what MailboxReference takes, where the replicas are jobs of their own.
+    mailbox: what MailboxReference takes, where the replicas are jobs of their own. apart: as of MPIReference.
     """
     if mailbox is not None:
         return MailboxReference(*mailbox)
     if comm is None or comm.Get_size() == 1:
         return SerialReference(like)
-    return CompressedReference(comm, like, terms) if payload == "bfloat16" else MPIReference(comm, like, terms)
+    return CompressedReference(comm, like, terms) if payload == "bfloat16" else MPIReference(comm, like, terms, apart)
 
 
 def between_replicas(comm, replica=None):

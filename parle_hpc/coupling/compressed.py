@@ -37,7 +37,7 @@ class CompressedReference(MPIReference):
         # two collectives follow one another, the second when the first has ended: nobody else's may come between
         with waits(what, call):
             own = comm.Dup()
-        super().__init__(own, like, terms)
+        super().__init__(own, like, terms, apart=True)
 
     def _prepare(self, like):
         self.mean = like.clone()
@@ -61,7 +61,7 @@ class CompressedReference(MPIReference):
     def exact(self, xa, started=False):
         """The mean of xa, shape (N,), in full and in a tensor of its own; it waits for the network."""
         self._arrive()
-        reference = MPIReference(self.comm, xa, self.terms)
+        reference = MPIReference(self.comm, xa, self.terms, apart=True)
         mean = reference.exact(xa, started=False)
         self.bytes_sent += reference.bytes_sent
         self.wait_seconds += reference.wait_seconds

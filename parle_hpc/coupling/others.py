@@ -2,7 +2,6 @@
 
 import math
 import time
-from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from ..equations import eq_8d
 from ..errors import BadInput
 from . import mailbox
+from .reference import tree_sum
 
 FAR = 10  # times the distance that half of the others are within: farther than that, and than |x^a|, is left out
 
@@ -186,12 +186,3 @@ def too_far(values, own):
         if distance > max(FAR * others[(len(others) - 1) // 2], length):
             found[number] = distance
     return found
-
-
-def tree_sum(vectors):
-    """Their sum, shape (N,), in the order of MPI's binomial trees: in pairs of neighbours, then pairs of pairs."""
-    if len(vectors) == 1:
-        return vectors[0].clone()
-    while len(vectors) > 1:
-        vectors = [a if b is None else a + b for a, b in zip_longest(vectors[::2], vectors[1::2])]
-    return vectors[0]

@@ -12,13 +12,18 @@ reference is used as
 """
 
 import time
+from itertools import zip_longest
 from typing import ClassVar
+
+import torch
 
 from ..cluster.topology import world_ranks
 from ..cluster.waiting import called, wait_for
 from ..equations import eq_8d
 from .terms import Terms
 from .transport import Staging, Travelling
+
+PIECE = 4 << 20  # elements that are summed together, which is what a reduction needs beside x^a
 
 
 class SerialReference:
@@ -57,10 +62,14 @@ class SerialReference:
 
 
 class MPIReference:
-    """The mean over the n ranks of `comm`, by a non-blocking all-reduce.
+    """The mean over the n ranks of `comm`: each sums a part of 1/n, and hands it on to all, in pieces of x^a.
+
+    MPI's own Iallreduce is not that fast everywhere (Open MPI's sums whole vectors along a tree where it is in place),
+    and sums in an order that depends on the library and on sizes.
 
     Args:
         comm: an mpi4py communicator with one rank of each replica.
+        apart: whether nothing else goes over `comm` while a mean is under way; else one like it is made for them.
         like: a flat tensor, shape (N,), whose type and device the mean has.
         terms: Terms, in which the ranks must agree.
 
@@ -68,8 +77,8 @@ class MPIReference:
     cluster.waiting, and Disagreement where the ranks do not agree.
 
     Attributes:
-        bytes_sent: payload of this rank so far, 2 (n - 1) / n times what travels, in bytes, a reduction: the least
-            that any algorithm sends.
+        bytes_sent: payload of this rank so far, in bytes: 2 (n - 1) / n times x^a a reduction, the least that any
+            algorithm sends, and a few numbers.
         wait_seconds: time spent in `collect` so far.
         state: tensors by name that a later mean depends on.
         told: what the ranks of `comm` told beside the mean that came last, a list for each (Terms).
@@ -80,9 +89,9 @@ class MPIReference:
     kind = "the mean of the replicas"
     news: ClassVar[dict[str, float]] = {}
 
-    def __init__(self, comm, like, terms=None):
+    def __init__(self, comm, like, terms=None, apart=False):
         self.state = {}
-        self.comm, self.n = comm, comm.Get_size()
+        self.comm, self.n, self._apart = comm, comm.Get_size(), comm if apart else None
         self.terms = terms or Terms()
         self.bytes_sent, self.wait_seconds, self.told = 0, 0.0, ()
         self._staging, self._ranks = Staging(like.device), world_ranks(comm)
@@ -90,10 +99,13 @@ class MPIReference:
         self._travels = self._call = None
 
     def _prepare(self, like):
-        """The mean, and behind it in the same memory what the ranks tell one another of themselves."""
-        whole = like.new_empty(like.numel() + self.n * self.terms.width)
+        """The mean, and behind it what makes its length divide by n."""
+        whole = like.new_zeros(-(-like.numel() // self.n) * self.n)
         self.mean = whole[: like.numel()].copy_(like)
         self._host = self._staging.mirror(whole)
+        size = min(len(whole), PIECE // self.n * self.n)
+        self._parts, self._sum = (torch.empty(count, dtype=like.dtype) for count in (size, size // self.n))
+        self._told = torch.empty(self.n * self.terms.width, dtype=like.dtype)
 
     def start(self, xa):
         """Start the reduction of xa, shape (N,), which on a device must not change before `collect`."""
@@ -104,17 +116,25 @@ class MPIReference:
 
     def _reduction(self, xa):
         """The steps of a reduction; each yields what must be true before the next may be taken."""
-        host, N = self._host, xa.numel()
-        host[N:] = 0
-        host[N:].view(self.n, -1)[self.comm.Get_rank()] = self.terms.numbers(host.dtype)
-        self._staging.out(xa, host[:N])
+        # the mean of the last round is not wanted any more once the next is on its way
+        host, numbers = self._host, self.terms.numbers(self._host.dtype)
+        self._staging.out(xa, host[: len(xa)])
         yield self._staging.idle
         yield from self.terms.greet(self.comm, self._ranks)
-        self.bytes_sent += 2 * (self.n - 1) * host.nbytes // self.n
-        # in place: the mean of the last round is not wanted any more once the next is on its way
-        yield self.comm.Iallreduce(None, host.numpy()).Test
-        self.told = self.terms.check(host[N:], self._ranks)
-        self._staging.back(host[:N], self.mean)
+        if self._apart is None:
+            # collectives follow one another, each when the last has ended: nobody else's may come between
+            apart, made = self.comm.Idup()
+            yield made.Test
+            self._apart = apart
+        self.bytes_sent += (self.n - 1) * (2 * host.nbytes // self.n + numbers.nbytes)
+        for piece in host.split(len(self._parts)):
+            parts, mine = self._parts[: len(piece)], self._sum[: len(piece) // self.n]
+            yield self._apart.Ialltoall(piece.numpy(), parts.numpy()).Test
+            mine.copy_(tree_sum(list(parts.view(self.n, -1))))
+            yield self._apart.Iallgather(mine.numpy(), piece.numpy()).Test
+        yield self._apart.Iallgather(numbers.numpy(), self._told.numpy()).Test
+        self.told = self.terms.check(self._told, self._ranks)
+        self._staging.back(host[: len(xa)], self.mean)
         with self._staging.beside():
             eq_8d([self.mean], self.n)
 
@@ -152,3 +172,12 @@ class MPIReference:
     def settle(self):
         """Wait for what is under way, so that MPI may end."""
         self.collect()
+
+
+def tree_sum(vectors):
+    """Their sum, a tensor of its own, in pairs of neighbours, then pairs of pairs: the error grows as log n."""
+    if len(vectors) == 1:
+        return vectors[0].clone()
+    while len(vectors) > 1:
+        vectors = [a if b is None else a + b for a, b in zip_longest(vectors[::2], vectors[1::2])]
+    return vectors[0]

@@ -10,8 +10,8 @@ import torch
 from ..cluster.agreement import by_first, from_first
 from ..cluster.hold import living
 from ..coupling import mailbox
-from ..coupling.others import tree_sum
 from ..coupling.posting import Membership
+from ..coupling.reference import tree_sum
 from ..equations import eq_8d
 from ..errors import BadInput
 from ..settings import text_of

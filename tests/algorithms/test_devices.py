@@ -112,7 +112,7 @@ class Two:
 )
 def test_nor_does_what_is_done_for_other_ranks(name, others, monkeypatch):
     """Beside the mean's own way, which goes through the host, and the weights at the start, which are told once."""
-    monkeypatch.setattr(choice, "MPIReference", lambda comm, like, terms: SerialReference(like))
+    monkeypatch.setattr(choice, "MPIReference", lambda comm, like, *_: SerialReference(like))
     once, *rest = waits(partial(ROUNDED[name], **others))
     assert [once, *rest] == [1, *[0] * (L - 2), 1, *[*[0] * (L - 1), 1] * (ROUNDS - 1)]
 

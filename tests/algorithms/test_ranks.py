@@ -106,22 +106,23 @@ def test_hidden_or_sharded_no_bit_changes_and_each_rank_holds_and_sends_its_shar
             assert set(counted) == set(WAYS)
         extra = 3 + (reference == "lagged")
         compressed = payload == "bfloat16" and n > 1
-        # three numbers of each replica travel behind a mean: in float32, or each as two halves
-        behind = (6 * n + 6) / 2 if compressed else 3 * n * (n > 1)
         for name in WAYS:
             N, sharded = ranks[0][1][name]["N"], "sharded" in name
             share = -(-N // m) if sharded else N
             states = [counted[name]["state_floats"] for _, counted in ranks]
             # 2 + 3/m floats per parameter, `lagged` one share more; the last rank's share is what is left of N
+            part = -(-share // n)
             if compressed:
+                # three numbers of each replica travel behind a mean, each as two halves
+                behind = (6 * n + 6) / 2
                 # h, its part of e and of the sum, and in two bytes each what is sent, what arrives and what is told
-                part = -(-share // n)
                 assert max(states) == 2 * N + (extra + 1) * share + 2 * part + (2 * n * part + part) / 2 + behind
             else:
+                # what arrives, its sum, and three numbers of each replica; the mean is as long as n parts
+                behind = ((n + 1) * part + 3 * n + n * part - share) * (n > 1)
                 assert max(states) == 2 * N + extra * share + behind
-                assert sum(states) == n * (2 * N * m + extra * (N if sharded else N * m) + m * behind)
             sent = [counted[name]["bytes_a_round"] for _, counted in ranks]
-            told = 6 * 2 * (n - 1) if compressed else 2 * (n - 1) / n * 4 * behind
+            told = 3 * 4 * (n - 1)
             assert max(sent) == pytest.approx(2 * (n - 1) / n * (2 if compressed else 4) * share + told, abs=8)
         if n > 1:
             assert ranks[0][0][0] != ranks[m][0][0], "replicas that see other data are not the same"

@@ -136,8 +136,8 @@ def test_an_average_is_over_the_rounds_and_over_the_replicas(name, average):
                 assert np.array_equal(flat(params), live)
                 sent = optimizer.coupling_bytes_sent - sent
                 averages = optimizer.rounds_averaged > 0
-                # the weights and three numbers of each replica, of 8 bytes; these two also bring the newest x
-                least = 2 * (n - 1) * 8 * (of.start.size + 3 * n) // n
+                # parts of 1/n of the weights out and back, with three numbers; these two also bring the newest x
+                least = (n - 1) * 8 * (2 * -(-of.start.size // n) + 3)
                 assert sent == least * (averages + (name in ("parle, mean of z", "diloco, overlapped")))
         return found
 

@@ -16,8 +16,9 @@ from helpers.trajectories import trajectory
 from parle_hpc import Parle
 from parle_hpc.coupling import mailbox, posting
 from parle_hpc.coupling.mailbox import Member, Unreadable, agree, read
-from parle_hpc.coupling.others import Others, tree_sum
+from parle_hpc.coupling.others import Others
 from parle_hpc.coupling.posting import Membership
+from parle_hpc.coupling.reference import tree_sum
 from parle_hpc.errors import BadInput
 
 N = 1001

@@ -30,8 +30,11 @@ class ThreadComm:
             shared = self._shared.copies.setdefault(self._copies, ThreadComm.Shared())
         return ThreadComm(shared, self._rank, self._size)
 
-    def Iallreduce(self, send, receive):
-        return self._exchange(send, receive, lambda parts: np.sum(parts, axis=0))
+    def Idup(self):
+        return self.Dup(), self
+
+    def Test(self):
+        return True
 
     def Iallgather(self, send, receive):
         return self._exchange(send, receive, np.concatenate)
@@ -41,10 +44,7 @@ class ThreadComm:
         return self._exchange(send, receive, lambda parts: np.concatenate([part[mine] for part in parts]))
 
     def _exchange(self, send, receive, combine):
-        if send is None:  # in place
-            send = receive
-        else:
-            assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
+        assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
         call, self._calls = self._calls, self._calls + 1
         with self._shared.lock:
             self._shared.sent[call, self._rank] = send.copy()

@@ -141,8 +141,8 @@ def test_its_metrics_are_what_they_say(run):
         assert e["rho"] == pytest.approx(eq_9(1.0, t, B, clip=0.1), rel=1e-5)
         assert e["passes"] == pytest.approx(e["step"] / B, rel=1e-5)
         assert e["samples_per_second"] > 0
-        # 2 (n - 1) / n * 4 (N / m + 3 n) bytes: one reduction a round, and the start's in the first
-        assert e["coupling_bytes_sent"] == 4 * (132_220 // 2 + 6) * (2 if t == 0 else 1)
+        # (n - 1) 4 (2 N / m / n + 3) bytes: one reduction a round, and the start's in the first
+        assert e["coupling_bytes_sent"] == 4 * (132_220 // 2 + 3) * (2 if t == 0 else 1)
         assert 0 <= e["coupling_wait_seconds"] <= e["coupling_seconds"]
     last = events(folder, "validate")[-1]
     assert set(last) >= {"val_loss", "train_loss", "spread", "seconds"}
