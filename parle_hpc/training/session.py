@@ -222,7 +222,7 @@ class Session:
 
     def _start(self, total):
         t, first = self.topology, self.first_round
-        event, round = ("resume", first - 1) if first else ("start", 0)
+        event, round = "start" if self.stored is None else "resume", max(0, first - 1)
         step, device = first * self._length, self._params[0].device.type
         self.metrics.event(event, round, step, ranks=t.n * t.m, device=device, lower_is_better=self.lower_is_better)
         self.metrics.expect(total, first)
