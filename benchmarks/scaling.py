@@ -21,7 +21,7 @@ MODELS = {"WRN-28-10": (36_479_194, 0.1), "transformer, 125 M": (125_000_000, 0.
 RATES = (1, 10, 100)  # Gbit/s
 REPLICAS = [2**k for k in range(1, 13)]
 NOISE, BUCKET = 0.02, 1e6
-WAYS = ("Parle, hidden", "Parle, hidden, halving", "Parle, blocking", "DiLoCo, H = 100", "SGD, Horovod")
+WAYS = ("Parle, hidden", "Parle, blocking", "DiLoCo, H = 100", "SGD, Horovod")
 
 
 def link_of(rate):
@@ -36,7 +36,7 @@ def utilisation(way, n, N, step, rate):
         computed, waited = model.step(step, model.ring(n, size, link), last, NOISE, n)
         return model.one_round(25, computed, waited, 0.0).utilisation
     L = 100 if way.startswith("DiLoCo") else 25
-    mean = model.halving(n, size, link) if "halving" in way else model.coupling(n, 1, size, link, link)
+    mean = model.coupling(n, 1, size, link, link)
     late = model.lateness(n, L, step, NOISE)
     how = "hidden" if "hidden" in way else "waited"
     return model.one_round(L, step, 0.0, mean, way=how, late=late).utilisation

@@ -129,17 +129,7 @@ def round_of(algorithm, machine, work, shape, computes):
         # an all-gather is half an all-reduce
         moves += gradients(size) / 2
     if s.n > 1:
-        travels = mean_of_replicas(machine.mean, s, s.columns * size, inside, across)
+        sent = size / 2 if s.payload == "bfloat16" else size
+        travels = model.coupling(s.n, s.replicas_on_node, s.columns * sent, inside, across)
     late = model.lateness(s.n, s.L, computed, work.noise)
     return model.one_round(s.L, computed, waited, travels, moves, way, late, shared=spans)
-
-
-def mean_of_replicas(how, shape, size, inside, across):
-    """Seconds in which the mean of the replicas travels, `size` bytes of all ranks of each."""
-    s, places = shape, (shape.n, shape.replicas_on_node)
-    if s.payload == "bfloat16":
-        return model.exchange(*places, size / 2, inside, across)
-    if how == "halving":
-        # of the m columns each has S/m, and all have one card
-        return model.gradients(*places, size, inside, across, model.halving)
-    return model.coupling(*places, size, inside, across)

@@ -8,7 +8,6 @@ memory = 80e9                       # bytes that a rank has
 inside = {latency = 2e-5, bandwidth = 1.5e11}     # seconds a message, bytes a second: between ranks of a node
 across = {latency = 5e-5, bandwidth = 1.2e10}     # between nodes, of a node's card: the mean of the replicas (MPI)
 between = {latency = 2e-5, bandwidth = 2e10}      # the same, gradients of a replica that spans nodes (Horovod)
-mean = "tree"                       # how MPI moves the mean of the replicas: Open MPI "tree", MPICH "halving"
 disk = 2e9                          # bytes a second into a checkpoint, of all ranks together
 copy = 1e10                         # bytes a second of the copy of a state that a checkpoint waits for
 node_mtbf = 2e7                     # seconds in which a node fails once, on average
@@ -33,7 +32,7 @@ import tomlkit
 import tomlkit.exceptions
 from pydantic import Field, ValidationError, model_validator
 
-from ..checkpoints.files import write_whole
+from ..cluster.durable import write_whole
 from ..errors import BadInput, brief, nearest
 from ..settings.sections import Section
 from . import model
@@ -84,7 +83,6 @@ class Machine(Section):
     inside: Link
     across: Link
     between: Link
-    mean: Literal["tree", "halving"] = "tree"
     disk: Positive
     copied: Positive = Field(alias="copy")
     node_mtbf: Positive

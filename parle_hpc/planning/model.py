@@ -5,7 +5,6 @@ B `bandwidth`, that of the card of a node, which all of its ranks share.
 """
 
 import math
-from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -58,38 +57,13 @@ def halving(p, size, link):
     return messages * link.latency + vectors * size / link.bandwidth
 
 
-@cache
-def tree(p):
-    """(Messages one after the other, vectors one after the other, up and down) of a binomial tree over p ranks.
-
-    What Open MPI's libnbc does with an in-place Iallreduce, whatever its size: up in ceil(log2 p) rounds, each a whole
-    vector into its receiver's card; down from rank v to v + 2^r for each 2^r > v at once, which share v's card
-    (ompi/mca/coll/libnbc/nbc_iallreduce.c, allred_sched_diss).
-    """
-    rounds = (p - 1).bit_length()
-    children = [[v + (1 << r) for r in range(v.bit_length(), rounds) if v + (1 << r) < p] for v in range(p)]
-    arrives = [0] * p
-    for v, some in enumerate(children):
-        for child in some:
-            arrives[child] = arrives[v] + len(some)
-    return 2 * rounds, rounds, max(arrives)
-
-
 def coupling(n, on_node, size, inside, across):
-    """The mean of n replicas of S bytes each, `on_node` of them on each node.
+    """The mean of n replicas of S bytes, `on_node` of them on each node, by coupling.reference.
 
-    The m columns of a replica move S/m each at the same time, through one card: S. Up the tree the replicas of a node
-    meet inside it first; down each of them hears from outside by itself.
+    Everyone sends each other a part of S/n, and then of the sum: 2 (n - 1) messages, 2 (n - 1)/n S, the least there is
+    (as a reduce-scatter and an all-gather; Rabenseifner 2004). The m columns of a replica move S/m each at the same
+    time, through one card: S. Of what the replicas of a node send each other nothing goes through it.
     """
-    nodes, here = -(-n // on_node), min(n, on_node)
-    (near, up_near, down_near), (far, up_far, down_far) = tree(here), tree(nodes)
-    seconds = near * inside.latency + far * across.latency
-    seconds += (up_near + down_near) * size / inside.bandwidth
-    return seconds + (up_far + here * down_far) * size / across.bandwidth
-
-
-def exchange(n, on_node, size, inside, across):
-    """The same mean where everyone sends each other a part of S/n, and then of the sum: Ialltoall and Iallgather."""
     here = min(n, on_node)
     away, near = 2 * here * (n - here) / n, 2 * here * (here - 1) / n
     messages = 2 * (n - here) * across.latency + 2 * (here - 1) * inside.latency

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..checkpoints.files import write_whole
+from ..cluster.durable import write_whole
 from ..cluster.agreement import by_first, from_all
 from ..cluster.diagnosis import probes
 from ..cluster.topology import Topology

@@ -24,30 +24,16 @@ def test_halving_sends_as_much_in_fewer_messages_and_pays_for_ranks_beyond_a_pow
     assert model.halving(1, 12.0, LINK) == 0
 
 
-@pytest.mark.parametrize(("p", "up", "down"), [(1, 0, 0), (2, 1, 1), (3, 2, 2), (4, 2, 3), (5, 3, 4), (6, 3, 5)])
-def test_a_binomial_tree_as_drawn_by_hand(p, up, down):
-    """Rank 0 hears one after the other; down a rank's messages share its card, and 3 hears from 1, 5 from 1, ..."""
-    assert model.tree(p) == (2 * up, up, down)
-
-
-def test_of_2_to_the_k_ranks_the_last_hears_after_k_and_all_below_it():
-    for k in range(1, 13):
-        assert model.tree(2**k)[1:] == (k, k * (k + 1) // 2)
-
-
-def test_the_columns_of_a_node_and_its_replicas_share_its_card():
-    """Two hosts of two replicas: one vector up, then one down to each of the two."""
-    assert model.coupling(2, 1, 12.0, FREE, LINK) == 2 * 6.0
-    assert model.coupling(4, 2, 12.0, FREE, LINK) == (1 + 2) * 6.0
-    assert model.coupling(4, 1, 12.0, FREE, LINK) == (2 + 3) * 6.0
-    assert model.coupling(4, 4, 12.0, LINK, FREE) == (2 + 3) * 6.0
-    assert model.coupling(4, 1, 0.0, Link(9.0, 1.0), Link(1.0, 1.0)) == 4
-    assert model.coupling(1, 1, 12.0, LINK, LINK) == 0
-
-
 def test_parts_that_all_send_to_all_are_least():
-    assert model.exchange(4, 1, 12.0, FREE, LINK) == pytest.approx(2 * 3 / 4 * 6.0)
-    assert model.exchange(4, 2, 12.0, FREE, LINK) == pytest.approx(2 * 2 * 2 / 4 * 6.0)
+    for n in (1, 2, 3, 8):
+        assert model.coupling(n, 1, 12.0, FREE, LINK) == pytest.approx(model.ring(n, 12.0, LINK))
+    assert model.coupling(4, 1, 0.0, Link(9.0, 1.0), Link(1.0, 1.0)) == 2 * 3
+
+
+def test_the_replicas_of_a_node_share_its_card():
+    """Of two, each sends two others a quarter, twice."""
+    assert model.coupling(4, 2, 12.0, FREE, LINK) == pytest.approx(2 * 2 * 2 / 4 * 6.0)
+    assert model.coupling(4, 4, 12.0, LINK, FREE) == pytest.approx(2 * 4 * 3 / 4 * 6.0)
 
 
 def test_gradients_go_round_inside_the_nodes_and_between_them():

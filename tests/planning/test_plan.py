@@ -56,10 +56,10 @@ def test_a_row_is_what_the_formulas_give(file):
     row = cost(settings, found, found.work["wrn_cifar10"], shapes.shape_of(settings, 4, 2, 4))
     assert row.memory == pytest.approx(2e9 + FLOAT * N * (2 + 2 + 3 / 2))
     assert (row.inside, row.across) == (pytest.approx(25 * FLOAT * N), pytest.approx(2 * 3 / 4 * FLOAT * N / 2))
-    # two ranks of a node, a ring; two replicas on each of two nodes: one vector up, two down; shares gathered
+    # two ranks of a node, a ring; two replicas on each of two nodes: a quarter to each of the others, twice; shares gathered
     assert row.round.compute == pytest.approx(25 * 0.2)
     assert row.round.gradients == pytest.approx(25 * FLOAT * N / 1e9)
-    assert row.round.travels == pytest.approx((2 / 1e9 + 3 / 5e8) * FLOAT * N)
+    assert row.round.travels == pytest.approx((1 / 1e9 + 2 / 5e8) * FLOAT * N)
     assert row.round.moves == pytest.approx(FLOAT * N / 1e9 / 2)
     assert row.round.waited == 0
     # 8 epochs of B = 390 rounds
@@ -72,8 +72,8 @@ def test_elastic_sgd_sends_all_of_it_by_each_rank_at_each_step(file):
     settings, found = load([*RECIPE, "--algorithm.name", "elastic_sgd"]), machine.read(file())
     row = cost(settings, found, found.work["wrn_cifar10"], shapes.shape_of(settings, 2, 4, 4))
     assert row.across == pytest.approx(25 * FLOAT * N)
-    # one up, one down
-    assert row.round.travels == pytest.approx(25 * 4 * 2 * FLOAT * N / 1e9)
+    # half out, half back
+    assert row.round.travels == pytest.approx(25 * 4 * FLOAT * N / 1e9)
 
 
 def test_the_table_marks_the_shortest_run_of_several_replicas_and_has_its_line(file, capsys):

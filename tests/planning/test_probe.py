@@ -10,7 +10,7 @@ from parle_hpc.settings import load
 
 
 def test_a_link_is_the_one_with_which_the_formula_gives_what_was_measured():
-    """Two columns of a tree between three nodes, which move 4 floats each through one card."""
+    """Two columns between three nodes, which move 4 floats each through one card."""
     true, size = model.Link(0.01, 200.0), 4 * 4 * 2
 
     def takes(size, link):
