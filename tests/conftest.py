@@ -7,6 +7,9 @@ from parle_hpc.data.prepare import prepare
 
 # other tests are on these cores; not in the helpers, since benchmarks, which share them, measure without
 os.environ.update(OMPI_MCA_mpi_yield_when_idle="1")
+# what runs have of these is the tests' to say, not that of the shell in which make was typed
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.pop(name, None)
 # of the session's fixtures too, whose neighbours are another worker's
 torch.set_num_threads(1)
 

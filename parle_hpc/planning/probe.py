@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..cluster.durable import write_whole
 from ..cluster.agreement import by_first, from_all
 from ..cluster.diagnosis import probes
+from ..cluster.durable import write_whole
 from ..cluster.topology import Topology
 from ..coupling.choice import reference_over
 from ..data.loader import Loader

@@ -56,7 +56,7 @@ def test_a_row_is_what_the_formulas_give(file):
     row = cost(settings, found, found.work["wrn_cifar10"], shapes.shape_of(settings, 4, 2, 4))
     assert row.memory == pytest.approx(2e9 + FLOAT * N * (2 + 2 + 3 / 2))
     assert (row.inside, row.across) == (pytest.approx(25 * FLOAT * N), pytest.approx(2 * 3 / 4 * FLOAT * N / 2))
-    # two ranks of a node, a ring; two replicas on each of two nodes: a quarter to each of the others, twice; shares gathered
+    # two ranks of a node, a ring; of four replicas on two nodes each sends the others a quarter, twice; shares gathered
     assert row.round.compute == pytest.approx(25 * 0.2)
     assert row.round.gradients == pytest.approx(25 * FLOAT * N / 1e9)
     assert row.round.travels == pytest.approx((1 / 1e9 + 2 / 5e8) * FLOAT * N)
