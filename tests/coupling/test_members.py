@@ -64,7 +64,7 @@ def test_who_waits_for_the_others_is_a_replica_of_mpi_also_killed_and_gone_on(tm
     passes(n, *TRAIN, *settings, "--replicas", n, "--out", tmp_path / "mpi", OMP_NUM_THREADS="1", timeout=600)
     box = tmp_path / "box"
     settings = (*settings, "--coupling.wait_for", n)
-    jobs = [started(*TRAIN, *of(box, a, *settings)) for a in range(n - 1)]
+    jobs = [started("saves.py", *of(box, a, *settings)) for a in range(n - 1)]
     dying = started("faulty.py", 0, 5, "dies", *of(box, n - 1, *settings))
     dying.communicate(timeout=600)
     assert dying.returncode != 0
@@ -83,7 +83,8 @@ def test_members_come_differ_and_go(tmp_path, digits, started):
     settings = ("--data.path", digits, "--schedule.max_rounds", 18)
     first = started("beside.py", 8, 3, *of(box, 0, *settings), ranks=2)
     elastic = started("beside.py", 8, 3, *of(box, 1, *settings, "--algorithm.name", "elastic_sgd"))
-    dying = started("faulty.py", 0, 3, "dies", *of(box, 2, *settings))
+    # after a round of its own, wherever it begins
+    dying = started("faulty.py", 0, 9, "dies", *of(box, 2, *settings))
     until(lambda: all(heartbeat(box, a) and heartbeat(box, a).rounds[-1] == 8 for a in (0, 1)))
     dying.communicate(timeout=600)
     # as it is now
