@@ -14,6 +14,21 @@ def need_hosts():
         sys.exit()
 
 
+def by_the_slowest(world, bodies, repeat):
+    """{name: [its numbers, each the largest of all ranks], ...} of bodies in turn, after once to warm up.
+
+    bodies: {name: function giving a list of numbers}, which all ranks of `world` begin together.
+    """
+    found = {name: [] for name in bodies}
+    for i in range(repeat + 1):
+        for name, body in bodies.items():
+            world.Barrier()
+            numbers = [max(of_all) for of_all in zip(*world.allgather(body()), strict=True)]
+            if i:
+                found[name].append(numbers)
+    return found
+
+
 def on_hosts(count, rate, arguments, *names, ranks=2, timeout=3600):
     """What this program, given --worker and the named arguments, prints on ranks over hosts with links of a rate.
 

@@ -11,15 +11,15 @@ import json
 import os
 import time
 
+import numpy as np
 from bench import command_line, quartiles, shown, write
-from hosts import need_hosts, on_hosts
+from hosts import by_the_slowest, need_hosts, on_hosts
 
-WAYS = ("ours", "Iallreduce")
 RATES = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
 def worker(size, repeat):
-    """One rank: print, on rank 0, {way: seconds of each mean} as JSON."""
+    """One rank: print, on rank 0, {way: [[seconds of a mean], ...]} as JSON."""
     import torch
 
     from parle_hpc import Topology
@@ -31,23 +31,19 @@ def worker(size, repeat):
     mean, host = MPIReference(topology.cross, xa), xa.clone().numpy()
 
     def ours():
+        started = time.perf_counter()
         mean.start(xa)
         mean.collect()
+        return [time.perf_counter() - started]
 
     def plain():
+        started = time.perf_counter()
         request = topology.cross.Iallreduce(None, host)
         while not request.Test():
             time.sleep(1e-3)
+        return [time.perf_counter() - started]
 
-    found = {way: [] for way in WAYS}
-    for i in range(repeat + 1):
-        for way, body in zip(WAYS, (ours, plain), strict=True):
-            topology.world.Barrier()
-            started = time.perf_counter()
-            body()
-            slowest = max(topology.world.allgather(time.perf_counter() - started))
-            if i:
-                found[way].append(slowest)
+    found = by_the_slowest(topology.world, {"ours": ours, "Iallreduce": plain}, repeat)
     if topology.world.Get_rank() == 0:
         print(json.dumps(found))
 
@@ -69,9 +65,9 @@ def main():
         unit = 32 * given.size / (float(rate[:-4]) * RATES[rate[-4:]])
         for n in given.hosts:
             found = on_hosts(n, rate, given, "size", "repeat", ranks=n)
-            results[f"{rate}, {n} hosts"] = {way: quartiles(seconds) for way, seconds in found.items()}
-            for way, seconds in found.items():
-                times = quartiles(seconds)
+            times_of = {way: quartiles(np.ravel(seconds)) for way, seconds in found.items()}
+            results[f"{rate}, {n} hosts"] = times_of
+            for way, times in times_of.items():
                 print(f"{rate} n = {n} {way:10} {shown(times, 3, 1)} s, {times[1] / unit:.2f} S/B", flush=True)
     write(results, given.json)
 

@@ -10,9 +10,10 @@ once a mini-batch; or nobody. Per round: seconds left to wait at its end, and th
 import argparse
 import json
 import time
+from functools import partial
 
 from bench import command_line, quartiles, shown, write
-from hosts import need_hosts, on_hosts
+from hosts import by_the_slowest, need_hosts, on_hosts
 
 WAYS = ("nothing to send", "a thread", "once a mini-batch", "nobody")
 L = 25
@@ -42,7 +43,6 @@ def worker(size, step, repeat):
 
     def round(way):
         reference.Travelling = travelling if way == "a thread" else Lying
-        topology.world.Barrier()
         started, waited = time.perf_counter(), mean.wait_seconds
         if way != "nothing to send":
             mean.start(xa)
@@ -53,12 +53,7 @@ def worker(size, step, repeat):
         mean.collect()
         return [time.perf_counter() - started, mean.wait_seconds - waited]
 
-    found = {way: [] for way in WAYS}
-    for i in range(repeat + 1):
-        for way in WAYS:
-            slowest = [max(times) for times in zip(*topology.world.allgather(round(way)), strict=True)]
-            if i:
-                found[way].append(slowest)
+    found = by_the_slowest(topology.world, {way: partial(round, way) for way in WAYS}, repeat)
     if topology.world.Get_rank() == 0:
         print(json.dumps(found))
 

@@ -82,6 +82,12 @@ def brief(value):
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def complaint(error):
+    """What pydantic says of one value, of its `errors()`: the value, and what would be right."""
+    message = error["msg"].replace("Input should be", "must be").replace("Value error, ", "").replace("'", "")
+    return f"{brief(error['input'])}: {message[0].lower()}{message[1:]}"
+
+
 def possible_name(text):
     """A data set's name, of which files are named. Raises ValueError."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,59}", text):

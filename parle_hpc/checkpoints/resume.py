@@ -108,8 +108,12 @@ def capture(optimizer, model, keep, place, m, facts):
     own |= {f"keep/{name}": as_bytes(thing.state_dict()) for name, thing in keep.items()}
     own |= {f"buffers/{name}": to_numpy(buffer) for name, buffer in model.named_buffers()}
     own |= {f"random/{name}": np.array(values) for name, values in random_state().items()}
-    groups = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
-    return pieces, own, {"groups": groups, "formats": formats(model), "steps": optimizer.steps, **facts}
+    return pieces, own, {"groups": groups_of(optimizer), "formats": formats(model), "steps": optimizer.steps, **facts}
+
+
+def groups_of(optimizer):
+    """The settings of the parameter groups, without their parameters, as `restore` of an optimiser takes them."""
+    return [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
 
 
 def as_bytes(state):

@@ -13,11 +13,16 @@ def from_first(comm, value):
         return comm.bcast(value)
 
 
-def by_first(topology, function, *arguments):
-    """What function(*arguments) gives on world rank 0, on every rank; its BadInput too. Collective over all ranks."""
+def on_first(topology, function, *arguments):
+    """function(*arguments) on world rank 0, None elsewhere; its BadInput on every rank. Collective over all ranks."""
     if topology.world.Get_rank():
         function, arguments = lambda: None, ()
-    return from_first(topology.world, topology.together(function, *arguments))
+    return topology.together(function, *arguments)
+
+
+def by_first(topology, function, *arguments):
+    """What function(*arguments) gives on world rank 0, on every rank; its BadInput too. Collective over all ranks."""
+    return from_first(topology.world, on_first(topology, function, *arguments))
 
 
 def from_all(comm, value):

@@ -30,9 +30,10 @@ class Shape:
         return -(-self.ranks // self.per_node)
 
     @property
-    def columns(self):
-        """Vectors that a replica's ranks send together: of most algorithms each has a share of one."""
-        return self.m if self.algorithm == "elastic_sgd" else 1
+    def vectors(self):
+        """What a replica's ranks send together, in vectors of all weights: mostly each has a share of one."""
+        whole = self.m if self.algorithm == "elastic_sgd" else 1
+        return whole / 2 if self.payload == "bfloat16" else whole
 
     @property
     def replicas_on_node(self):
@@ -96,12 +97,11 @@ def cost(settings, machine, work, shape):
     works = model.with_checkpoints(rounds * round.seconds, every, copied, written)
     way = way_of(a, s)
     couplings = s.L if way == "step" else 1
-    half = 0.5 if s.payload == "bfloat16" else 1
     return Cost(
         shape=s,
         memory=work.at(part, work.memory) + floats * size,
         inside=s.L * 2 * (s.m - 1) / s.m * size,
-        across=couplings * 2 * (s.n - 1) / s.n * half * size * s.columns / s.m,
+        across=couplings * 2 * (s.n - 1) / s.n * size * s.vectors / s.m,
         way=way,
         round=round,
         checkpoint=stored * s.n,
@@ -129,7 +129,6 @@ def round_of(algorithm, machine, work, shape, computes):
         # an all-gather is half an all-reduce
         moves += gradients(size) / 2
     if s.n > 1:
-        sent = size / 2 if s.payload == "bfloat16" else size
-        travels = model.coupling(s.n, s.replicas_on_node, s.columns * sent, inside, across)
+        travels = model.coupling(s.n, s.replicas_on_node, s.vectors * size, inside, across)
     late = model.lateness(s.n, s.L, computed, work.noise)
     return model.one_round(s.L, computed, waited, travels, moves, way, late, shared=spans)

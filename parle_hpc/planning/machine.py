@@ -33,7 +33,7 @@ import tomlkit.exceptions
 from pydantic import Field, ValidationError, model_validator
 
 from ..cluster.durable import write_whole
-from ..errors import BadInput, brief, nearest
+from ..errors import BadInput, brief, complaint, nearest
 from ..settings.sections import Section
 from . import model
 
@@ -121,8 +121,7 @@ def told(error):
         return f"lacks {key}; the probe measures it on two nodes or more, or type it in (docs/scaling.md)"
     if first["type"] == "extra_forbidden":
         return f"{key} is no figure of a machine; leave it out"
-    message = first["msg"].replace("Input should be", "must be").replace("Value error, ", "").replace("'", "")
-    return f"{key} {brief(first['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{key} {complaint(first)}"
 
 
 def write(tables, name):

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from ..errors import BadInput, brief, nearest
+from ..errors import BadInput, brief, complaint, nearest
 from ..recipes import expanded, merge, read_recipe
 from .sections import ALGORITHMS, DATA_PARALLEL, IMAGES, OF_TASKS, ROUNDS, TAKEN, Settings
 from .task_file import is_file, settings_as_they_stand, settings_for
@@ -69,8 +69,7 @@ def one_line(error, recipe, kind):
         return f"--recipe {recipe}: {name!r} is an unknown setting; {nearest(name, option_names(kind), EVERYTHING)}"
     if first["type"] == "missing":
         return f"--{name}: has no default; give it, on the command line or in the recipe"
-    message = first["msg"].replace("Input should be", "must be").replace("Value error, ", "").replace("'", "")
-    return f"--{name} {brief(first['input'])}: {message[0].lower()}{message[1:]}"
+    return f"--{name} {complaint(first)}"
 
 
 def load(arguments, open_task=True):

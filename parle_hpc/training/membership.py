@@ -3,11 +3,13 @@
 import math
 import statistics
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
 
-from ..cluster.agreement import by_first, from_first
+from ..checkpoints import resume
+from ..cluster.agreement import by_first, from_first, on_first
 from ..cluster.hold import living
 from ..coupling import mailbox
 from ..coupling.posting import Membership
@@ -31,7 +33,8 @@ def open_mailbox(settings, topology, session, samples, model):
         return None
     facts = common(settings, samples, model)
     who = by_first(topology, mailbox.agree, c.folder, facts, text_of(settings))
-    member = by_first_alone(topology, mailbox.Member, c.folder, c.member, c.weight, **about(settings, topology))
+    mine = partial(mailbox.Member, c.folder, c.member, c.weight, **about(settings, topology))
+    member = on_first(topology, mine)
     session.news.append(f"member {c.member} of the mailbox {c.folder}, which {who} may write")
     ages = {"max_age": c.max_age, "max_seconds": c.max_seconds}
     saved = session.rounds_saved
@@ -45,13 +48,6 @@ def replica_number(settings, topology):
         return topology.replica_index, topology.n
     # nobody knows how many members there will be: together those that a part of the data needs see all of it
     return c.member, c.wait_for or math.ceil(1 / settings.data.fraction)
-
-
-def by_first_alone(topology, function, *arguments, **more):
-    """function(*arguments) on world rank 0, None elsewhere; its BadInput on all. Collective over all ranks."""
-    if topology.world.Get_rank():
-        function, arguments, more = lambda: None, (), {}
-    return topology.together(lambda: function(*arguments, **more))
 
 
 def common(settings, samples, model):
@@ -90,15 +86,10 @@ def begin_beside_others(membership, optimizer, scheduler, tally, session, topolo
     round, x = from_first(topology.world, found) or (0, None)
     if round == 0:
         return
-    state = {
-        name: np.zeros_like(x) if name.startswith("v") else x
-        for name in optimizer.saved()
-        if not name.startswith("inner.")
-    }
+    state = {name: np.zeros_like(x) if name.startswith("v") else x for name in optimizer.saved() if resume.flat(name)}
     step = round * optimizer.round_length
     scheduler.begin_at(step)
-    groups = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
-    optimizer.restore(state, step, groups)
+    optimizer.restore(state, step, resume.groups_of(optimizer))
     tally.step = step
     session.first_round = round
     session.news.append(f"begins beside the others, after {round} of their rounds")
