@@ -117,7 +117,7 @@ class Rounds(FlatOptimizer):
         self.averaged = False
         self._notice(self._others_in_this_round())
         self._move()
-        self._t += 1
+        self._t += 1  # what sets off now is of the next round, though this step is not counted yet
         self._restart()
 
     def _others_before_a_step(self):

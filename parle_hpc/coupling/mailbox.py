@@ -118,7 +118,7 @@ class Member:
     """
 
     def __init__(self, folder, number, weight=1.0, **facts):
-        self.folder, self.number, self._facts = Path(folder), number, facts
+        self.folder, self.number = Path(folder), number
         mine = member_folder(folder, number)
         try:
             mine.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,9 @@ class Member:
         except OSError as error:
             raise cannot_be_written(folder, error) from None
         before = heartbeat(folder, number)
-        self._told = Heartbeat(before.counter if before else 0, [], 0, weight, False, facts)
+        # members that wait for one another may want again what an earlier life has left
+        counter, rounds = (before.counter, before.rounds) if before else (0, [])
+        self._told = Heartbeat(counter, rounds, 0, weight, False, facts)
 
     def post(self, round, x, saved, keep_from):
         """Leave x^a after `round` couplings, shape (N,), for the others; the bytes written.
@@ -147,15 +149,13 @@ class Member:
         before = [r for r in self._told.rounds if r < round]
         rounds = [r for r in before if r >= keep_from or r == before[-1]] + [round]
         self._tell(counter=self._told.counter + 1, rounds=rounds, saved=saved)
-        self._prune(round, keep_from)
+        self._prune()
         return len(content)
 
-    def _prune(self, round, keep_from):
-        mine = member_folder(self.folder, self.number)
-        for path in mine.glob("x-*.h5"):
-            at = int(path.stem.removeprefix("x-"))
-            # what an earlier life of this member has left of later rounds, too
-            if at not in self._told.rounds and not keep_from <= at <= round:
+    def _prune(self):
+        named = {x_file(self.folder, self.number, round) for round in self._told.rounds}
+        for path in member_folder(self.folder, self.number).glob("x-*.h5"):
+            if path not in named:
                 path.unlink(missing_ok=True)
 
     def _tell(self, **changed):

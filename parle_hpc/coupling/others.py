@@ -113,8 +113,13 @@ class Others:
 
     def _take_same(self, number, other, round):
         if round in other.beat.rounds and (other.at, other.taken) != (round, other.beat.counter):
-            self._take(number, other, round)
-            other.taken = other.beat.counter
+            problem = None
+            try:
+                self._take(number, other, round)
+                other.taken = other.beat.counter
+            except mailbox.Unreadable as error:
+                problem = f"{error}; it is waited for"
+            self._judge(number, other, problem)
         if other.at != round and other.beat.done:
             raise BadInput(
                 f"--coupling.wait_for {self._wait_for}: member {number} has ended, after {other.beat.rounds[-1]} rounds"

@@ -85,6 +85,37 @@ def test_who_goes_on_from_an_earlier_round_moves_its_counter_on(box, member):
     assert mailbox.heartbeat(box, 1).done
 
 
+def test_what_an_earlier_life_has_left_may_be_wanted_again(box, member):
+    """Of two that wait for one another both were killed, and the other one goes on from an earlier round."""
+    one = member(1)
+    for round in range(1, 9):
+        one.post(round, vector(1, round), 0, 5)
+    one.close()
+    again = Member(box, 1)
+    again.post(7, vector(1, 7), 7, 5)
+    again.close()
+    assert mailbox.heartbeat(box, 1).rounds == [5, 6, 7]
+    known = others(box, wait_for=2)
+    assert known.look(5)
+    assert known.mean(torch.from_numpy(vector(0)), 1.0, 5) is not None
+
+
+def test_who_waits_for_a_value_that_cannot_be_read_yet_waits_on(box, member):
+    member(1, 3)
+    path, said = mailbox.x_file(box, 1, 3), []
+    content = path.read_bytes()
+    path.unlink()
+    known, own = others(box, said, wait_for=2), torch.from_numpy(vector(0))
+    for _ in range(2):
+        assert not known.look(3)
+        assert known.mean(own, 1.0, 3) is None
+    path.write_bytes(content)
+    assert known.look(3)
+    assert torch.equal(known.mean(own, 1.0, 3).rest, (own + torch.from_numpy(vector(1, 3))) / 2)
+    (line,) = said
+    assert line.endswith("; it is waited for")
+
+
 def flipped(path):
     content = bytearray(path.read_bytes())
     content[content.index(vector(1, 1).tobytes()) + 100] ^= 1
