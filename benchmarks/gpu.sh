@@ -72,8 +72,9 @@ train 4 four --replicas 2 "${rounds[@]}"
 trainer 60 --cases lenet_mnist gpt_text "${repeat[@]}" --precision fp32 bf16
 trainer 60 --cases "$network" "${few[@]}" "${wide[@]}" --precision bf16
 trainer 60 --cases "$network" "${few[@]}" "${wide[@]}" --precision bf16 --algorithm sgd
-trainer 120 --cases "$network" "${few[@]}" "${wide[@]}" --precision bf16 --compile yes
-trainer 150 --cases allcnn gpt_text "${few[@]}" "${wide[@]}" --precision bf16 --compile no yes
 step 60 python benchmarks/step.py --device "$device" "${few[@]}"
 step 60 python benchmarks/input.py --device "$device" "${few[@]}" "${wide[@]}"
+step 60 mpirun -np 2 python -m parle_hpc.plan --probe --machine "${page%.md}.toml" --run.device "$device"
+trainer 150 --cases allcnn gpt_text "${few[@]}" "${wide[@]}" --precision bf16 --compile no yes
+trainer 120 --cases "$network" "${few[@]}" "${wide[@]}" --precision bf16 --compile yes
 [ -n "$dry" ] || echo "$failed failed; the page is $page"
