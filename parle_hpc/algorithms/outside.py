@@ -99,10 +99,25 @@ class Outside:
         return self._layout.packed() != self._layout.rounded(flat)
 
 
+JOINED = 1 << 24  # elements of small vectors that are copied together, on a device, to be summed at once
+
+
+def few(vectors):
+    """The vectors, neighbours copied together: on a device it is calls that cost, two for each vector of a sum."""
+    together, filled = [], 0
+    for v in vectors:
+        if filled + v.numel() > JOINED and together:
+            yield together[0] if len(together) == 1 else torch.cat(together)
+            together, filled = [], 0
+        together.append(v)
+        filled += v.numel()
+    yield together[0] if len(together) == 1 else torch.cat(together)
+
+
 def sum_of(vectors, on_cpu):
     """Sum of the vectors' bits, of eight bytes each where that is possible, whatever the order in which it adds."""
     total = 0
-    for v in vectors:
+    for v in vectors if on_cpu else few(vectors):
         size = v.element_size()
         if size == 4 and v.storage_offset() % 2 == 0 and v.numel() > 1:
             if v.numel() % 2:

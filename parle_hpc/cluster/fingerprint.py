@@ -12,7 +12,7 @@ INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by 
 
 def in_memory_order(tensor):
     """A dense tensor as a vector, shape (numel,), in the order of its memory, which it shares."""
-    return tensor.as_strided((tensor.numel(),), (1,))
+    return tensor if tensor.dim() == 1 else tensor.as_strided((tensor.numel(),), (1,))
 
 
 def bits(tensors):

@@ -15,8 +15,10 @@ from helpers.scripts import L
 from helpers.syncs import Only, Syncs
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from parle_hpc import SAM, ElasticSGD, EntropySGD, Parle, equations
+from parle_hpc.algorithms import outside
 from parle_hpc.algorithms.layout import Layout
 from parle_hpc.algorithms.sgd import SGD
 from parle_hpc.cluster.gradients import GradientMean
@@ -90,6 +92,40 @@ def test_nothing_waits_where_no_step_looks_at_sums(name):
     """As Elastic-SGD's, or with weights of bfloat16, which are copies of their master."""
     make, dtype = {**ROUNDED, **OTHERS}[name], torch.float32 if name in OTHERS else torch.bfloat16
     assert waits(make, dtype, numbers=name == "adamw inside") == [0] * (ROUNDS * L)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operations that start a kernel on a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in (*ROUNDED, *OTHERS) if not name.endswith(" inside")])
+def test_a_step_is_as_many_calls_for_many_weights_as_for_few(name):
+    """A call costs a GPU's host some 10 microseconds, and a network has hundreds of tensors."""
+
+    def calls(tensors):
+        params = [nn.Parameter(torch.zeros(4, 3, device="meta")) for _ in range(tensors)]
+        optimizer, found = {**ROUNDED, **OTHERS}[name](params), []
+        with Syncs("meta", 0):
+            for _ in range(L + 1):
+                for p in params:
+                    p.grad = torch.zeros_like(p)
+                if isinstance(optimizer, SAM):
+                    with optimizer.perturbed():
+                        pass
+                with Calls() as counter:
+                    optimizer.step()
+                found.append(counter.count)
+        return found
+
+    assert calls(40)[1:] == calls(2)[1:]
 
 
 class Two:
@@ -180,3 +216,10 @@ def test_a_tensor_elsewhere_is_found():
     for call in (lambda: torch.zeros(2), lambda: t + torch.tensor(1.0), lambda: torch.ones(()).add(1)):
         with pytest.raises(AssertionError, match=r"on \{'cpu'\} in algorithms/test_devices.py"), Only("meta"):
             call()
+
+
+def test_what_is_summed_together_is_all_of_it_and_no_more_than_fits(monkeypatch):
+    monkeypatch.setattr(outside, "JOINED", 5)
+    vectors = torch.arange(16.0).split([3, 3, 9, 1])
+    assert [v.tolist() for v in outside.few(vectors)] == [v.tolist() for v in vectors]
+    assert [len(v) for v in outside.few(torch.arange(8.0).split([2, 3, 3]))] == [5, 3]
