@@ -5,7 +5,7 @@ import torch
 from ..cluster.topology import world_ranks
 from ..cluster.waiting import called, wait_for, waits
 from ..equations import eq_8d
-from .reference import MPIReference
+from .reference import MPIReference, exchanged, gathered
 from .terms import Terms
 
 
@@ -75,7 +75,7 @@ class CompressedReference(MPIReference):
         self._staging.out(self._q, self._send)
         yield self._staging.idle
         arrive = self._receive[: self.n * part]
-        yield self.comm.Ialltoall(bits16(self._send), bits16(arrive)).Test
+        yield from exchanged(self.comm, self._rows(self._send), self._rows(arrive))
         self._staging.back(arrive, self._r[: self.n * part])
         with self._staging.beside():
             self._sum.copy_(self._r[: self.n * part].view(self.n, -1).to(self._sum.dtype).sum(0))
@@ -85,11 +85,17 @@ class CompressedReference(MPIReference):
         yield self._staging.idle
         self._send_s[part:] = numbers
         self.bytes_sent += (self.n - 1) * (self._send[:part].nbytes + self._send_s.nbytes)
-        yield self.comm.Iallgather(bits16(self._send_s), bits16(self._receive)).Test
+        rows = self._rows(self._receive)
+        rows[self.comm.Get_rank()].copy_(self._send_s.view(torch.int16))
+        yield from gathered(self.comm, rows)
         told = self._receive.view(self.n, -1)[:, part:].contiguous().view(torch.float32)
         self.told = self.terms.check(told, self._ranks)
         self._staging.back(self._receive, self._r)
         self._arrived = True
+
+    def _rows(self, tensor):
+        """A bfloat16 tensor as NumPy and MPI know it, 16 bits a number, in the same memory, a row for each rank."""
+        return tensor.view(torch.int16).view(self.n, -1)
 
     def collect(self):
         self._arrive()
@@ -101,8 +107,3 @@ class CompressedReference(MPIReference):
                 self.mean += told[: self.mean.numel()]
                 torch.sub(self._sum, self._s[: self.e.numel()], out=self.e)
         return super().collect()
-
-
-def bits16(tensor):
-    """A bfloat16 tensor as NumPy and MPI know it, 16 bits a number, in the same memory."""
-    return tensor.view(torch.int16).numpy()

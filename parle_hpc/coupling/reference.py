@@ -104,7 +104,7 @@ class MPIReference:
         self.mean = whole[: like.numel()].copy_(like)
         self._host = self._staging.mirror(whole)
         size = min(len(whole), PIECE // self.n * self.n)
-        self._parts, self._sum = (torch.empty(count, dtype=like.dtype) for count in (size, size // self.n))
+        self._parts = torch.empty(size, dtype=like.dtype)
         self._told = torch.empty(self.n * self.terms.width, dtype=like.dtype)
 
     def start(self, xa):
@@ -127,11 +127,12 @@ class MPIReference:
             yield made.Test
             self._apart = apart
         self.bytes_sent += (self.n - 1) * (2 * host.nbytes // self.n + numbers.nbytes)
+        rank = self._apart.Get_rank()
         for piece in host.split(len(self._parts)):
-            parts, mine = self._parts[: len(piece)], self._sum[: len(piece) // self.n]
-            yield self._apart.Ialltoall(piece.numpy(), parts.numpy()).Test
-            mine.copy_(tree_sum(list(parts.view(self.n, -1))))
-            yield self._apart.Iallgather(mine.numpy(), piece.numpy()).Test
+            parts, whole = self._parts[: len(piece)].view(self.n, -1), piece.view(self.n, -1)
+            yield from exchanged(self._apart, whole, parts)
+            whole[rank].copy_(tree_sum(list(parts)))
+            yield from gathered(self._apart, whole)
         yield self._apart.Iallgather(numbers.numpy(), self._told.numpy()).Test
         self.told = self.terms.check(self._told, self._ranks)
         self._staging.back(host[: len(xa)], self.mean)
@@ -172,6 +173,31 @@ class MPIReference:
     def settle(self):
         """Wait for what is under way, so that MPI may end."""
         self.collect()
+
+
+def exchanged(comm, out, into):
+    """The steps in which out[b] goes to rank b, and into[a] comes from rank a: n - 1 rounds of one partner each.
+
+    At once, as MPI's own exchange has it, what several ranks send to one gets into each other's way there.
+    """
+    rank, n = comm.Get_rank(), comm.Get_size()
+    into[rank].copy_(out[rank])
+    for k in range(1, n):
+        yield sent_and_received(comm, out[(rank + k) % n], (rank + k) % n, into[(rank - k) % n], (rank - k) % n)
+
+
+def gathered(comm, rows):
+    """The steps in which every rank gets each rank's row, in a ring: what comes from the one goes on to the next."""
+    rank, n = comm.Get_rank(), comm.Get_size()
+    for k in range(n - 1):
+        mine, theirs = rows[(rank - k) % n], rows[(rank - k - 1) % n]
+        yield sent_and_received(comm, mine, (rank + 1) % n, theirs, (rank - 1) % n)
+
+
+def sent_and_received(comm, out, dest, into, source):
+    """Send a tensor to one rank and receive one from another; what says whether both are over."""
+    requests = [comm.Irecv(into.numpy(), source), comm.Isend(out.numpy(), dest)]
+    return lambda: all(request.Test() for request in requests)
 
 
 def tree_sum(vectors):

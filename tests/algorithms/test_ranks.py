@@ -118,8 +118,8 @@ def test_hidden_or_sharded_no_bit_changes_and_each_rank_holds_and_sends_its_shar
                 # h, its part of e and of the sum, and in two bytes each what is sent, what arrives and what is told
                 assert max(states) == 2 * N + (extra + 1) * share + 2 * part + (2 * n * part + part) / 2 + behind
             else:
-                # what arrives, its sum, and three numbers of each replica; the mean is as long as n parts
-                behind = ((n + 1) * part + 3 * n + n * part - share) * (n > 1)
+                # what arrives, and three numbers of each replica; the mean is as long as n parts
+                behind = (n * part + 3 * n + n * part - share) * (n > 1)
                 assert max(states) == 2 * N + extra * share + behind
             sent = [counted[name]["bytes_a_round"] for _, counted in ranks]
             told = 3 * 4 * (n - 1)

@@ -135,6 +135,8 @@ class Cluster:
         for host in (self.login, *self.hosts):
             host("ip", "address", "add", f"{host.address}/24", "dev", INTERFACE)
             host("ip", "link", "set", INTERFACE, "up")
+            # Linux's own, whatever this machine was set to
+            host("ip", "route", "change", f"{NETWORK}.0/24", "dev", INTERFACE, "src", host.address, "congctl", "cubic")
 
     def __exit__(self, *_):
         self._end([self.login, *self.hosts])

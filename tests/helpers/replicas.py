@@ -14,9 +14,11 @@ class ThreadComm:
     class Shared:
         def __init__(self):
             self.lock, self.sent, self.copies = threading.Lock(), {}, {}
+            self.messages = {}  # by sender and receiver a list of [values, whether they were received]
 
     def __init__(self, shared, rank, size):
         self._shared, self._rank, self._size, self._calls, self._copies = shared, rank, size, 0, 0
+        self._received = {}
 
     def Get_size(self):
         return self._size
@@ -39,9 +41,19 @@ class ThreadComm:
     def Iallgather(self, send, receive):
         return self._exchange(send, receive, np.concatenate)
 
-    def Ialltoall(self, send, receive):
-        mine = slice(self._rank * len(send) // self._size, (self._rank + 1) * len(send) // self._size)
-        return self._exchange(send, receive, lambda parts: np.concatenate([part[mine] for part in parts]))
+    def Isend(self, send, dest):
+        messages = self._between(self._rank, dest)
+        messages.append([send.copy(), False])
+        return Sent(send, messages[-1])
+
+    def Irecv(self, receive, source):
+        messages, number = self._between(source, self._rank), self._received.get(source, 0)
+        self._received[source] = number + 1
+        return Received(receive, messages, number)
+
+    def _between(self, source, dest):
+        with self._shared.lock:
+            return self._shared.messages.setdefault((source, dest), [])
 
     def _exchange(self, send, receive, combine):
         assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
@@ -63,6 +75,30 @@ class Request:
             return False
         assert np.array_equal(self._send, parts[self._rank]), "what is being reduced was changed meanwhile"
         self._receive[...] = self._combine(parts)
+        return True
+
+
+class Sent:
+    def __init__(self, send, message):
+        self._send, self._message = send, message
+
+    def Test(self):
+        values, received = self._message
+        assert np.array_equal(self._send, values), "what is being sent was changed meanwhile"
+        return received
+
+
+class Received:
+    def __init__(self, receive, messages, number):
+        self._receive, self._messages, self._number = receive, messages, number
+
+    def Test(self):
+        if len(self._messages) <= self._number:
+            return False
+        message = self._messages[self._number]
+        if not message[1]:
+            self._receive[...] = message[0]
+            message[1] = True
         return True
 
 
