@@ -8,6 +8,8 @@ import math
 from statistics import NormalDist
 from typing import NamedTuple
 
+OUT_OF_STEP = 1.2  # of the least that the mean takes between four nodes and eight, benchmarks/mean.py
+
 
 class Link(NamedTuple):
     """Seconds a message, and bytes a second."""
@@ -62,10 +64,13 @@ def coupling(n, on_node, size, inside, across):
 
     Everyone sends each other a part of S/n, and then of the sum: 2 (n - 1) messages, 2 (n - 1)/n S, the least there is
     (as a reduce-scatter and an all-gather; Rabenseifner 2004). The m columns of a replica move S/m each at the same
-    time, through one card: S. Of what the replicas of a node send each other nothing goes through it.
+    time, through one card: S. Of what the replicas of a node send each other nothing goes through it. From four nodes
+    on the rounds of pairs run out of step, and the cards idle for a sixth of the time (docs/benchmarks.md).
     """
     here = min(n, on_node)
     away, near = 2 * here * (n - here) / n, 2 * here * (here - 1) / n
+    if n > 3 * here:
+        away *= OUT_OF_STEP
     messages = 2 * (n - here) * across.latency + 2 * (here - 1) * inside.latency
     return messages + away * size / across.bandwidth + near * size / inside.bandwidth
 
