@@ -1,0 +1,124 @@
+"""Replicas that are jobs of their own on a real Slurm: one is killed, one is queued again, a fourth joins.
+
+    PYTHONPATH=tests python tests/faults/members.py [--trials 5] [--seed 0]      # exit status 1: a bound was missed
+
+Three members of a mailbox train the main recipe's network on the digits, each on a host of its own, all on the cores of
+this machine. At instants drawn at random one is killed with -9 for good, another gets what it gets when its time is
+nearly over, and a fourth comes. A round of those that nothing was done to must last at most LONGEST times their
+median, and what is gathered at the end must be at most WORSE points above three undisturbed members.
+"""
+
+import argparse
+import json
+import random
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from helpers.slurm_cluster import SlurmCluster, why_not
+
+from parle_hpc.data.prepare import prepare
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LONGEST, WORSE = 1.5, 0.6
+MEMBERS, ROUNDS, L = 3, 60, 25
+OWN_HOST = ("--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=1", "--exclusive")
+ENVIRONMENT = {
+    "PARLE_HPC_ROOT": str(ROOT),
+    "PARLE_HPC_VENV": sys.prefix,
+    "SBATCH_GPUS_PER_NODE": "0",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def submit(cluster, folder, data, array, **more):
+    settings = ("--data.path", data, "--schedule.max_rounds", ROUNDS, "--algorithm.L", L, "--run.checkpoint_every", 5)
+    script = (ROOT / "slurm" / "replica.sbatch", "lenet_digits", *settings, "--run.validate_every", 1000)
+    return cluster.sbatch(*OWN_HOST, f"--array={array}", *script, cwd=folder, **ENVIRONMENT, **more)
+
+
+def rounds(run):
+    """Seconds of each round of a member so far, by number."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    events = [event for event in map(json.loads, lines) if event["event"] == "round"]
+    return {event["round"]: 1 / event["samples_per_second"] for event in events}
+
+
+def until_round(cluster, runs, number, timeout=300):
+    """Wait until the member of this folder has done so many rounds."""
+    cluster.until(lambda: max(rounds(runs), default=-1) >= number, f"round {number} of {runs}", timeout)
+
+
+def gathered(cluster, box):
+    """Validation error of the members' reference, in percent."""
+    told = cluster.command(sys.executable, "-m", "parle_hpc.gather", box, timeout=120).stdout
+    return float(re.search(r"validation error ([\d.]+) %", told)[1])
+
+
+def trial(cluster, folder, data, rng):
+    """One trial, undisturbed where there is no rng: (error, longest round over the median, what was done)."""
+    first = submit(cluster, folder, data, f"0-{MEMBERS - 1}")
+    box = folder / "runs" / f"lenet_digits-mailbox-{first}"
+    runs = [box / "runs" / str(member) for member in range(MEMBERS + 1)]
+    jobs, done = [f"{first}_{member}" for member in range(MEMBERS)], []
+    for run in runs[:MEMBERS]:
+        until_round(cluster, run, 2)
+    untouched = list(range(MEMBERS))
+    if rng:
+        killed, requeued = rng.sample(range(MEMBERS), 2)
+        untouched = [member for member in untouched if member not in (killed, requeued)]
+        watched = runs[untouched[0]]
+        at = sorted((rng.uniform(4, 0.7 * ROUNDS), what) for what in ("killed", "requeued", "joined"))
+        for number, what in at:
+            until_round(cluster, watched, int(number))
+            time.sleep(rng.uniform(0, 0.5))
+            if what == "killed":
+                host = cluster.hosts[int(cluster.job(jobs[killed])["NodeList"].removeprefix("host")) - 1]
+                host("pkill", "-KILL", "-f", "parle_hpc.train", check=False)
+            elif what == "requeued":
+                cluster.command("scancel", "--signal=USR1", jobs[requeued])
+            else:
+                joined = submit(cluster, folder, data, str(MEMBERS), PARLE_HPC_MAILBOX=str(box))
+                jobs.append(f"{joined}_{MEMBERS}")
+            done.append(f"{what} at {max(rounds(watched))}")
+        jobs.remove(jobs[killed])
+    for job in jobs:
+        ended = cluster.wait(job, timeout=400)
+        assert ended["JobState"] == "COMPLETED", (job, ended)
+    longest = []
+    for member in untouched:
+        # in a member's first rounds the others still start
+        took = [seconds for number, seconds in rounds(runs[member]).items() if number > 2]
+        longest.append(max(took) / statistics.median(took))
+    return gathered(cluster, box), max(longest), ", ".join(done) or "undisturbed"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=5, help="default 5")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants (default 0)")
+    given = parser.parse_args()
+    if reason := why_not():
+        sys.exit(f"members.py: {reason}")
+    missed = 0
+    with tempfile.TemporaryDirectory(prefix="members-") as work, SlurmCluster(MEMBERS + 1) as cluster:
+        data = prepare("digits", out=Path(work) / "digits.h5")
+        alone = None
+        for number in range(given.trials + 1):
+            folder = Path(work) / str(number)
+            folder.mkdir()
+            rng = random.Random(1000 * given.seed + number) if number else None
+            error, longest, done = trial(cluster, folder, data, rng)
+            alone = error if alone is None else alone
+            print(f"{done}: longest round {longest:.2f} medians, gathered {error:.2f} %", flush=True)
+            missed += number > 0 and (longest > LONGEST or error > alone + WORSE)
+    print(f"{missed} of {given.trials} missed a bound")
+    sys.exit(missed > 0)
+
+
+if __name__ == "__main__":
+    main()
