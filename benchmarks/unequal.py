@@ -4,8 +4,8 @@
 
 One replica on core 0, the other on core 1, which two programs burn besides. Samples a second of the fast one, medians
 over its rounds: as the only member of a mailbox; beside the slow member; under MPI, which waits for the slow rank; and
-with `pace = time`. Errors: of the members' reference when the fast one has done its rounds, of `pace = time`, and of two
-ranks of MPI of one speed. LeNet on MNIST; settings go to the trainer.
+with `pace = time`. Errors: of the members' reference when the fast one has done its rounds, of `pace = time`, and of
+two ranks of MPI of one speed. LeNet on MNIST; settings go to the trainer.
 """
 
 import json

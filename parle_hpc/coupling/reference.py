@@ -23,6 +23,7 @@ from ..equations import eq_8d
 from .terms import Terms
 from .transport import Staging, Travelling
 
+EAGER = 60_000  # bytes of a message that Open MPI sends over TCP without asking: its limit is 64 KB
 PIECE = 4 << 20  # elements that are summed together, which is what a reduction needs beside x^a
 
 
@@ -195,8 +196,14 @@ def gathered(comm, rows):
 
 
 def sent_and_received(comm, out, dest, into, source):
-    """Send a tensor to one rank and receive one from another; what says whether both are over."""
-    requests = [comm.Irecv(into.numpy(), source), comm.Isend(out.numpy(), dest)]
+    """Send a tensor to one rank and receive one from another; what says whether both are over.
+
+    Where two ranks send to each other it goes in messages for which MPI asks nobody first: the answer would often wait
+    behind the other's data.
+    """
+    size = EAGER // out.element_size() if dest == source else len(out)
+    requests = [comm.Irecv(part.numpy(), source) for part in into.split(size)]
+    requests += [comm.Isend(part.numpy(), dest) for part in out.split(size)]
     return lambda: all(request.Test() for request in requests)
 
 
