@@ -51,7 +51,7 @@ def measured(values, unit):
 def summarise(metrics, outcome, task, tally, rounds, B, folder):
     """The end: the Outcome of the last validation, speed, and what the coupling took.
 
-    B: mini-batches in a pass.
+    B: mini-batches in a pass. A member of a mailbox that comes when all rounds are done has trained nothing.
     """
     units = task.units
     # the paper's is a network for images
@@ -62,13 +62,18 @@ def summarise(metrics, outcome, task, tally, rounds, B, folder):
     compute = tally.training_seconds - coupling
     best = {f"val_{name}": value}
     metrics.event("end", rounds - 1, tally.step, **best, compute_seconds=compute, **tally.coupling)
+    speeds = ()
+    if tally.samples:
+        speeds = (
+            f"samples per second                 {tally.samples / tally.training_seconds:,.0f}  (all ranks)",
+            f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches"
+            f"{papers}; {coupling:.2f} s, {waited:.2f} s of them "
+            f"waiting; {sent / 1e6:.1f} MB sent by this rank",
+        )
     for line in (
         f"{f'validation {name} of the reference':33}  {measured([value], unit)}  (training {measured([train], unit)}, "
         f"replicas {measured(outcome.replicas, unit)})",
-        f"samples per second                 {tally.samples / tally.training_seconds:,.0f}  (all ranks)",
-        f"coupling                           {100 * coupling / compute:.2f} % of the time of the mini-batches"
-        f"{papers}; {coupling:.2f} s, {waited:.2f} s of them "
-        f"waiting; {sent / 1e6:.1f} MB sent by this rank",
+        *speeds,
         *others(tally.news),
         f"trained                            {tally.step:,} mini-batches a replica "
         f"({tally.step / B:.1f} passes) in {metrics.seconds:.0f} s",

@@ -1,5 +1,7 @@
 """BatchNorm statistics anew, scores on any number of ranks, and the model left as it was."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import raw
@@ -14,7 +16,10 @@ from parle_hpc.settings import load
 from parle_hpc.tasks.chosen import Sources
 from parle_hpc.training.batchnorm import recompute_statistics, untouched
 from parle_hpc.training.computing import Computing
-from parle_hpc.training.validation import Validation
+from parle_hpc.training.summary import summarise
+from parle_hpc.training.tally import Tally
+from parle_hpc.training.validation import Score, Validation
+from parle_hpc.training.validator import Outcome
 
 
 def network():
@@ -140,3 +145,13 @@ def test_no_batch_for_batchnorm_is_said_and_without_batchnorm_nothing_is_asked()
     plain = torch.nn.Linear(2, 2)
     with batchnorm_of_reference(plain, iter(())):
         assert not plain.training
+
+
+def test_a_run_that_had_nothing_left_to_train_tells_its_error_and_no_speed():
+    """As a member of a mailbox that begins beside others which have just done their rounds."""
+    told, score = [], Score(0.5, {"error": 1.5})
+    metrics = SimpleNamespace(event=lambda *args, **more: None, say=told.append, seconds=3.0)
+    task = SimpleNamespace(units={"error": "%"})
+    summarise(metrics, Outcome(score, score, 0.0, [1.5]), task, Tally(step=500), 20, 22, "run")
+    assert told[0].startswith("validation error of the reference  1.50 %  (training 1.50 %, replicas 1.50 %)")
+    assert told[1].startswith("trained                            500 mini-batches a replica (22.7 passes)")
