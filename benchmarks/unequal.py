@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import command_line, write
-from helpers.mpi import ENVIRONMENT, module
+from helpers.mpi import ENVIRONMENT
 
 BURN = "while True: pass"
 FIRST = 4  # rounds after which speeds count, and with pace = time lengths follow them
@@ -27,9 +27,9 @@ def on_core(core, *command):
     return ["taskset", "-c", str(core), sys.executable, *map(str, command)]
 
 
-def start(command):
+def start(command, stdout=subprocess.DEVNULL):
     environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def end(job):
@@ -80,7 +80,9 @@ def beside(box, settings):
     """(Samples a second of the fast member, error of the reference when it has done its rounds)."""
     fast, slow = (member(box, number, settings) for number in (0, 1))
     end(fast)
-    told = module("parle_hpc.gather", box).stdout
+    # the slow one must live: of members that are gone nothing is gathered
+    gathering = start(on_core(0, "-m", "parle_hpc.gather", box), stdout=subprocess.PIPE)
+    told = gathering.communicate()[0]
     slow.kill()
     slow.communicate()
     return speed(box / "runs/0"), float(told.partition("validation error ")[2].split()[0])
