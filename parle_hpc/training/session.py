@@ -24,6 +24,8 @@ from .saving import ASKED, Saving
 from .summary import own_headline
 from .validator import save
 
+ROOM = 4096  # losses of a round
+
 
 class Session:
     """A run of a loop of your own; that of parle_hpc.train stands on the same.
@@ -104,7 +106,8 @@ class Session:
         self.first_round = 0 if self.stored is None else self.stored.manifest["round"] + 1
         self.metrics = Metrics(self.folder if self._rank == 0 else None)
         self._saver = Saver(self.folder, t.world, patience, checkpoints)
-        self._losses: list[float | torch.Tensor] = []
+        self._losses: list[torch.Tensor] = []
+        self._room = torch.empty(ROOM)
         self._joined: torch.Tensor | None = None
         self._changed: list[str] = []
         self.lower_is_better, self._score = lower_is_better, None
@@ -275,14 +278,16 @@ class Session:
     def loss(self, value: torch.Tensor) -> None:
         """Note this rank's loss of a mini-batch, shape (); where one is not finite the job ends, a round later."""
         value = value.detach()
-        # a small tensor that stays keeps apart what a mini-batch has freed around it; a device would be waited for
-        self._losses.append(value.item() if value.device.type == "cpu" else value)
+        if value.device.type == "cpu" and len(self._losses) < ROOM:
+            # a tensor that was made in the mini-batch and stays keeps apart what that has freed around it
+            value = self._room[len(self._losses)].copy_(value)
+        self._losses.append(value)
         self._joined = None
 
     def losses(self) -> torch.Tensor | None:
         """Those of this round, one a mini-batch, float32 on the CPU, for which it waits; None where none was noted."""
         if self._joined is None and self._losses:
-            self._joined = torch.stack([torch.as_tensor(loss) for loss in self._losses]).float().cpu()
+            self._joined = torch.stack(self._losses).float().cpu()
         return self._joined
 
     def validated(self, step: int, values: dict[str, Any]) -> None:
