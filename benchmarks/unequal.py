@@ -8,7 +8,6 @@ with `pace = time`. Errors: of the members' reference when the fast one has done
 two ranks of MPI of one speed. LeNet on MNIST; settings go to the trainer.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from bench import command_line, write
 from helpers.mpi import ENVIRONMENT
+from helpers.trainer import events
 
 BURN = "while True: pass"
 FIRST = 4  # rounds after which speeds count, and with pace = time lengths follow them
@@ -33,9 +33,11 @@ def start(command, stdout=subprocess.DEVNULL):
 
 
 def end(job):
-    errors = job.communicate()[1]
+    """What it printed, of a job that must end well."""
+    printed, errors = job.communicate()
     if job.returncode:
         sys.exit(errors)
+    return printed
 
 
 @contextmanager
@@ -50,18 +52,16 @@ def throttled():
             burner.communicate()
 
 
-def speed(run, share=1.0):
-    """Samples a second of a run's rounds, its median, of which a replica made this share."""
-    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    rounds = [event for event in events if event["event"] == "round" and event["round"] >= FIRST]
-    of_first = [event.get("mini_batches", [1, 1]) for event in rounds]
-    shares = [lengths[0] / sum(lengths) * len(lengths) * share for lengths in of_first]
-    return statistics.median(event["samples_per_second"] * s for event, s in zip(rounds, shares, strict=True))
+def speed(run, replicas=1):
+    """Samples a second that the first of a run's replicas made, the median of its rounds."""
+    rounds = [event for event in events(run, "round") if event["round"] >= FIRST]
+    lengths = [event.get("mini_batches", [1] * replicas) for event in rounds]
+    pairs = zip(rounds, lengths, strict=True)
+    return statistics.median(event["samples_per_second"] * made[0] / sum(made) for event, made in pairs)
 
 
 def error(run):
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [event["val_error"] for event in lines if event["event"] == "validate"][-1]
+    return events(run, "validate")[-1]["val_error"]
 
 
 def member(box, number, settings):
@@ -81,8 +81,7 @@ def beside(box, settings):
     fast, slow = (member(box, number, settings) for number in (0, 1))
     end(fast)
     # the slow one must live: of members that are gone nothing is gathered
-    gathering = start(on_core(0, "-m", "parle_hpc.gather", box), stdout=subprocess.PIPE)
-    told = gathering.communicate()[0]
+    told = end(start(on_core(0, "-m", "parle_hpc.gather", box), stdout=subprocess.PIPE))
     slow.kill()
     slow.communicate()
     return speed(box / "runs/0"), float(told.partition("validation error ")[2].split()[0])
@@ -102,8 +101,7 @@ def main():
     with throttled():
         end(member(given.out / "alone", 0, short))
         speeds["alone"] = speed(given.out / "alone/runs/0")
-        # a rank's half of what both made
-        speeds["steps"] = speed(under_mpi(given.out / "steps", short), 0.5)
+        speeds["steps"] = speed(under_mpi(given.out / "steps", short), 2)
     print(f"alone {speeds['alone']:.0f} samples/s; under MPI beside the slow rank {speeds['steps']:.0f}", flush=True)
     for seed in given.seeds:
         seeded = (*settings, "--run.seed", seed)
@@ -111,7 +109,7 @@ def main():
             speeds[f"beside {seed}"], learned = beside(given.out / f"beside-{seed}", seeded)
             errors["beside"].append(learned)
             paced = under_mpi(given.out / f"pace-{seed}", (*seeded, "--algorithm.pace", "time"))
-        speeds[f"pace {seed}"] = speed(paced, 0.5)
+        speeds[f"pace {seed}"] = speed(paced)
         errors["pace"].append(error(paced))
         errors["of one speed"].append(error(under_mpi(given.out / f"equal-{seed}", seeded)))
         fast, timed = speeds[f"beside {seed}"], speeds[f"pace {seed}"]

@@ -9,7 +9,6 @@ most LONGEST times their median, and what is gathered must be at most WORSE poin
 """
 
 import argparse
-import json
 import random
 import re
 import statistics
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 from helpers.slurm_cluster import SlurmCluster, why_not
+from helpers.trainer import events
 
 from parle_hpc.coupling.mailbox import heartbeat
 from parle_hpc.data.prepare import prepare
@@ -42,11 +42,8 @@ def submit(cluster, folder, data, array, **more):
 
 
 def rounds(run):
-    """(Seconds, of them waited for the mailbox) of each round of a member so far, by number; batches of 64."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    events = [event for event in map(json.loads, lines) if event["event"] == "round"]
-    return {e["round"]: (64 * L / e["samples_per_second"], e["coupling_wait_seconds"]) for e in events}
+    """(Seconds, of them waited for the mailbox) of each round of a member, by number; batches of 64."""
+    return {e["round"]: (64 * L / e["samples_per_second"], e["coupling_wait_seconds"]) for e in events(run, "round")}
 
 
 def done_by(box, member):

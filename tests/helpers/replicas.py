@@ -39,7 +39,11 @@ class ThreadComm:
         return True
 
     def Iallgather(self, send, receive):
-        return self._exchange(send, receive, np.concatenate)
+        assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
+        call, self._calls = self._calls, self._calls + 1
+        with self._shared.lock:
+            self._shared.sent[call, self._rank] = send.copy()
+        return Request(self._shared, call, self._rank, self._size, send, receive)
 
     def Isend(self, send, dest):
         messages = self._between(self._rank, dest)
@@ -55,18 +59,11 @@ class ThreadComm:
         with self._shared.lock:
             return self._shared.messages.setdefault((source, dest), [])
 
-    def _exchange(self, send, receive, combine):
-        assert not np.shares_memory(send, receive), "a reduction would overwrite what it reduces"
-        call, self._calls = self._calls, self._calls + 1
-        with self._shared.lock:
-            self._shared.sent[call, self._rank] = send.copy()
-        return Request(self._shared, call, self._rank, self._size, send, receive, combine)
-
 
 class Request:
-    def __init__(self, shared, call, rank, size, send, receive, combine):
+    def __init__(self, shared, call, rank, size, send, receive):
         self._shared, self._call, self._rank, self._size = shared, call, rank, size
-        self._send, self._receive, self._combine = send, receive, combine
+        self._send, self._receive = send, receive
 
     def Test(self):
         with self._shared.lock:
@@ -74,7 +71,7 @@ class Request:
         if any(part is None for part in parts):
             return False
         assert np.array_equal(self._send, parts[self._rank]), "what is being reduced was changed meanwhile"
-        self._receive[...] = self._combine(parts)
+        self._receive[...] = np.concatenate(parts)
         return True
 
 
