@@ -83,6 +83,7 @@ SETTINGS = (
     Setting("gpt", 4, 4, 1, 20, ("--algorithm.payload", "bfloat16")),
     Setting("lenet", 8, 8, 1, 25),
     Setting("gpt", 8, 8, 1, 40),
+    Setting("gpt", 8, 8, 1, 20, WAITS),
 )
 
 
