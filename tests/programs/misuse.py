@@ -1,7 +1,8 @@
-"""A user's script in which one thing is wrong, or looks so: python -m programs.misuse CASE REPLICAS [buckets].
+"""A user's script in which one thing is wrong, or looks so: python -m programs.misuse CASE REPLICAS [buckets] [raises].
 
 With "buckets" gradients travel as between nodes, those of v as soon as they are there.
-Started without rank.py: what ends the ranks is the package. At the end rank 0 prints what all ranks hold as JSON.
+Started without rank.py: what ends the ranks is the package. At the end rank 0 prints what all ranks hold as JSON, or
+with "raises", for what all of them raise, what it is on each.
 """
 
 import json
@@ -11,16 +12,17 @@ import time
 import torch
 
 from parle_hpc import Parle, Topology, batchnorm_of_reference
+from parle_hpc.cluster import waiting
 
 L, STEPS, at = 4, 10, 1
-case, replicas, *buckets = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+case, replicas, *ways = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 if case == "hvd.init before split":
     import horovod.torch as hvd
 
     hvd.init()
 torch.set_num_threads(1)
 t = Topology.split(replicas=replicas)
-if buckets:
+if "buckets" in ways:
     t._gradient_mean.least = 8
 r, last = t.world.Get_rank(), t.n * t.m - 1
 alone = r == last  # the rank on which something is different
@@ -363,4 +365,18 @@ def slow_is_not_dead():
     tell(o)
 
 
-globals()[case.replace(" ", "_").replace(".", "_")]()
+def raises(function):
+    """Print what each rank raises, when all have."""
+    try:
+        function()
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+    everyone = t.world.gather(told)
+    # a later case must not know how often this one's ranks came to what
+    waiting._calls.clear()
+    if r == 0:
+        print(json.dumps(everyone), flush=True)
+
+
+function = globals()[case.replace(" ", "_").replace(".", "_")]
+raises(function) if "raises" in ways else function()
