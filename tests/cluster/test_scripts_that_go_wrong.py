@@ -17,6 +17,7 @@ DISAGREE, STUCK = 2, 1  # exit statuses
 
 WITH_A_LINE = [
     ("one step fewer", "2x1", DISAGREE, "the number of calls of at_reference is 4 on rank 0, 5 on rank 1"),
+    ("one step more", "2x1", DISAGREE, "the number of steps of the optimiser is 10 on rank 0, 11 on rank 1"),
     ("other L", "2x2", DISAGREE, "L is 4 on rank 1, 5 on rank 3"),
     ("other weights at the start", "2x2", DISAGREE, "the weights at the start (call topology.broadcast before"),
     ("alone at the reference", "2x2", STUCK, "rank 3 waiting for the other ranks' shares of x^a"),
@@ -36,7 +37,6 @@ WITH_A_TRACEBACK = [
     ("state of another replica", "2x1", "ValueError: the state is that of replica 0, and this rank is of replica 1"),
 ]
 RAISED = [
-    ("one step more", "2x1", "the number of steps of the optimiser is 10 on rank 0, 11 on rank 1"),
     ("one step more in mid round", "2x1", "the step of the last at_reference is 1 on rank 0, 2 on rank 1"),
     ("one step more before a validation", "2x1", "the number of steps of the optimiser is 6 on rank 0, 7 on"),
     ("other network", "2x1", "the number of weights is 19 on rank 0, 18 on rank 1"),

@@ -367,6 +367,7 @@ def slow_is_not_dead():
 
 def raises(function):
     """Print what each rank raises, when all have."""
+    told = None
     try:
         function()
     except Exception as error:
