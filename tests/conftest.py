@@ -14,6 +14,12 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """What takes long first, so that at the end no worker waits for another's last file."""
+    slow = {item.path for item in items if item.get_closest_marker("cluster")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """The prepared digits, a file made once."""

@@ -12,7 +12,7 @@ from ..cluster.lookout import settle_first
 from ..cluster.waiting import wait_for
 from ..errors import say
 
-INTERVAL = 0.003  # seconds between two looks at a request that travels
+SHORTEST, LONGEST = 5e-5, 0.003  # seconds between two looks at a request that travels: after a step, and in the end
 
 
 class Staging:
@@ -102,10 +102,13 @@ class Travelling:
         return self._due is None
 
     def _move(self):
+        pause, due = SHORTEST, None
         # what goes wrong is raised where the training asks as well
         with suppress(Exception):
             while not self.over():
-                time.sleep(INTERVAL)
+                # the steps of a small vector follow each other; looks at a large one take time from the mini-batches
+                pause, due = (min(2 * pause, LONGEST) if self._due is due else SHORTEST), self._due
+                time.sleep(pause)
 
 
 def arrive_before_the_end():

@@ -183,14 +183,14 @@ def test_training_with_half_the_payload_ends_where_the_whole_one_does():
 class Request:
     """Complete at the fifth call, or fails there."""
 
-    def __init__(self, fails=False):
-        self.calls, self._fails = 0, fails
+    def __init__(self, fails=False, after=5):
+        self.calls, self._fails, self._after = 0, fails, after
 
     def Test(self):
         self.calls += 1
         if self._fails and self.calls >= 5:
             raise RuntimeError("the connection is gone")
-        return self.calls >= 5
+        return self.calls >= self._after
 
 
 def in_turn(*requests):
@@ -202,7 +202,7 @@ def in_turn(*requests):
 def wait_until(true):
     end = time.monotonic() + 60
     while not true() and time.monotonic() < end:
-        time.sleep(transport.INTERVAL)
+        time.sleep(transport.LONGEST)
     assert true()
 
 
@@ -213,6 +213,17 @@ def test_every_step_is_taken_while_nobody_asks_and_nothing_is_called_after_the_l
     assert (first.calls, second.calls) == (5, 5)
     assert travelling.over()
     assert (first.calls, second.calls) == (5, 5)
+
+
+def test_it_looks_at_once_after_a_step_and_less_and_less_often_where_none_comes(monkeypatch):
+    """A small vector's steps follow each other, and a large one's looks take no time from the mini-batches."""
+    pauses, moving = [], transport.Travelling._move
+    monkeypatch.setattr(transport.Travelling, "_move", lambda travelling: None)
+    travelling = transport.Travelling(in_turn(*(Request() for _ in range(3)), Request(after=20)))
+    monkeypatch.setattr(transport.time, "sleep", pauses.append)
+    moving(travelling)
+    doubled = [min(transport.SHORTEST * 2**k, transport.LONGEST) for k in range(19)]
+    assert pauses == pytest.approx([*doubled[:3], *doubled[:4], *doubled[:4], *doubled])
 
 
 @pytest.mark.filterwarnings("error")

@@ -5,7 +5,7 @@ from helpers.mpi import pass_in_turn
 from helpers.trainer import TRAIN, equal, events
 
 COSINE = ["--schedule.kind", "cosine", "--schedule.warmup", 0.1, "--schedule.inner", "true", "--schedule.epochs", 1]
-CUT = ["--algorithm.clip", 2, "--data.accumulate", 2, "--run.validate_every", 100]
+CUT = ["--algorithm.clip", 2, "--data.accumulate", 2, "--data.batch_size", 32, "--run.validate_every", 100]
 
 
 def settings(name, digits, out, rounds):

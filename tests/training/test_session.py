@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.mpi import mpirun, our_lines, passes
+from helpers.mpi import mpirun, our_lines, pass_in_turn, passes
 from helpers.trainer import events
 
 from parle_hpc.checkpoints.files import folders, read_manifest
@@ -24,11 +24,34 @@ def same(one, other):
     return all(np.array_equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in a)
 
 
+LOOP = ("-m", "programs.session_loop")
+# where it ends before its time, in which round; the status, and the line
+ENDS = {
+    "waits": (3, SAVED, "saved after round 5/7 on SIGUSR1; the same command goes on"),
+    "dies": (5, 137, None),
+    "raises": (4, 1, None),
+    "leaves": (4, 0, None),
+}
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def runs(tmp_path_factory):
+    """The folders of `whole` and of each of ENDS, which the same command has gone on with; how they ended before.
+
+    Those that go on, and what nobody ended, in one start.
+    """
     folder = tmp_path_factory.mktemp("session")
-    passes(2, "-m", "programs.session_loop", folder / "run", folder / "result", "whole")
-    return folder
+    commands = {way: (*LOOP, folder / way / "run", folder / way / "result") for way in ("whole", *ENDS)}
+    for way in commands:
+        (folder / way).mkdir()
+    ended = {way: mpirun(2, *commands[way], way, at) for way, (at, *_) in ENDS.items()}
+    printed = pass_in_turn(2, *((*command, "whole") for command in commands.values()))
+    return folder, ended, dict(zip(commands, printed, strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(runs):
+    return runs[0] / "whole"
 
 
 def test_it_tells_what_a_run_tells(whole):
@@ -42,37 +65,28 @@ def test_it_tells_what_a_run_tells(whole):
     assert not (run / "running.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("way", "at", "status", "said"),
-    [
-        ("waits", 3, SAVED, "saved after round 5/7 on SIGUSR1; the same command goes on"),
-        ("dies", 5, 137, None),
-        ("raises", 4, 1, None),
-        ("leaves", 4, 0, None),
-    ],
-)
-def test_whatever_ends_it_the_same_command_goes_on(whole, tmp_path, way, at, status, said):
-    run, result = tmp_path / "run", tmp_path / "result"
-    ended = mpirun(2, "-m", "programs.session_loop", run, result, way, at)
-    assert ended.returncode == status, ended.stdout + ended.stderr
+@pytest.mark.parametrize("way", ENDS)
+def test_whatever_ends_it_the_same_command_goes_on(runs, way):
+    folder, ended, printed = runs
+    _, status, said = ENDS[way]
+    assert ended[way].returncode == status, ended[way].stdout + ended[way].stderr
     if said:
-        assert our_lines(ended) == [said]
+        assert our_lines(ended[way]) == [said]
     if way == "raises":
-        assert "KeyError: 'only here'" in ended.stderr
-    text = passes(2, "-m", "programs.session_loop", run, result, "whole")
-    assert "goes on after round" in text
-    assert same(held(result), held(whole / "result"))
+        assert "KeyError: 'only here'" in ended[way].stderr
+    assert "goes on after round" in printed[way]
+    assert same(held(folder / way / "result"), held(folder / "whole" / "result"))
 
 
 def test_a_run_that_is_complete_does_only_what_no_round_has_anew(whole, tmp_path):
     shutil.copytree(whole / "run", tmp_path / "run")
-    passes(2, "-m", "programs.session_loop", tmp_path / "run", tmp_path / "result", "whole")
+    passes(2, *LOOP, tmp_path / "run", tmp_path / "result", "whole")
     assert same(held(tmp_path / "result"), held(whole / "result"))
 
 
 def test_replicas_of_more_ranks_go_on_with_it(whole, tmp_path):
-    mpirun(2, "-m", "programs.session_loop", tmp_path / "run", tmp_path / "result", "leaves", 4)
-    text = passes(4, "-m", "programs.session_loop", tmp_path / "run", tmp_path / "result", "whole")
+    mpirun(2, *LOOP, tmp_path / "run", tmp_path / "result", "leaves", 4)
+    text = passes(4, *LOOP, tmp_path / "run", tmp_path / "result", "whole")
     assert "goes on with 2 x 2 ranks after 2 x 1; dropout is drawn anew" in text
     a, b, c, d = held(tmp_path / "result", 4)
     assert np.array_equal(a["live"], b["live"])
@@ -94,7 +108,7 @@ def test_replicas_of_more_ranks_go_on_with_it(whole, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, way, status, line):
-    ended = mpirun(2, "-m", "programs.session_loop", tmp_path / "run", tmp_path / "result", way)
+    ended = mpirun(2, *LOOP, tmp_path / "run", tmp_path / "result", way)
     assert ended.returncode == status, ended.stdout + ended.stderr
     (said,) = our_lines(ended)
     assert line in said

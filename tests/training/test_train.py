@@ -75,7 +75,9 @@ def others(tmp_path_factory, digits, run):
     make_small(folder / "small.h5")
     (folder / "torn.h5").write_bytes(digits.read_bytes()[:300_000])
     short = ("--schedule.max_rounds", 2, "--algorithm.L", 3, "--run.trace", "true")
-    runs = {name: ("--schedule.max_rounds", 4, *settings) for name, settings in RELATIVES.items()}
+    runs = {
+        name: ("--schedule.max_rounds", 4, "--data.batch_size", 32, *settings) for name, settings in RELATIVES.items()
+    }
     runs |= {f"traced {name}": (*short, "--algorithm.name", name) for name in TRACED}
     given = ("--data.path", digits, "--out")
     trained = [(*TRAIN, *given, folder / name, *settings) for name, settings in runs.items()]
