@@ -1,9 +1,12 @@
 """Programs under a real mpirun."""
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from helpers.rank import BETWEEN
@@ -26,17 +29,31 @@ def of_rank(command):
     return [str(RANK), *command] if command[0].endswith(".py") or "--" in command else command
 
 
-def mpirun(ranks, *command, timeout=240, cwd=None, **environment):
+def mpirun(ranks, *command, python=(sys.executable,), timeout=240, cwd=None, **environment):
     """The finished `mpirun -np ranks python command...`, output as text; the command as of_rank has it."""
     environment = {**os.environ, **ENVIRONMENT, **environment}
     launcher = shutil.which("mpirun", path=environment["PATH"])
-    command = [launcher, "-np", str(ranks), sys.executable, *of_rank(command)]
+    command = [launcher, "-np", str(ranks), *python, *of_rank(command)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)
+
+
+@cache
+def warm():
+    """What stands for a Python whose rank begins with torch loaded (warm.py), for this process's tests."""
+    folder = tempfile.mkdtemp(prefix="warm-")
+    address, program = os.path.join(folder, "ranks"), str(Path(__file__).with_name("warm.py"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    server = subprocess.Popen([sys.executable, program, address], env=environment, **streams)
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(server.communicate)
+    assert server.stdout.readline() == "ready\n"
+    return sys.executable, "-S", "-I", program, address
 
 
 def passes(ranks, *command, **options):
     """The output of a program that must end well."""
-    result = mpirun(ranks, *command, **options)
+    result = mpirun(ranks, *command, python=warm(), **options)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
