@@ -140,5 +140,5 @@ def figure(runs):
     seeds = max(len(some) for _, some in panels)
     drawn.suptitle("1 seed" if seeds == 1 else f"{seeds} seeds, band: standard deviation", fontsize=10)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    drawn.legend(handles, labels, loc="outside lower center", ncols=1 + len(panels), frameon=False)
     return drawn

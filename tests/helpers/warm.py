@@ -3,11 +3,12 @@
     python -S -I warm.py ADDRESS ARGUMENTS...   # what mpirun starts in place of python ARGUMENTS...
     python warm.py ADDRESS                      # the process that is forked; ends with its standard input
 
-What mpirun has started stands for the rank: it hands on its arguments, environment, folder, cores and streams, and ends
-with the rank's status; where it dies the rank is killed. Of what this project writes nothing is loaded beforehand. For
-programs that must end well: signals are not handed on.
+What was started stands for the rank: it hands on its arguments, environment, folder, cores and streams, and signals,
+and ends as the rank ends; where it is killed so is the rank. Of what this project writes nothing is loaded beforehand.
 """
 
+import contextlib
+import gc
 import json
 import os
 import runpy
@@ -17,11 +18,12 @@ import socket
 import sys
 
 PRELOADED = ("torch", "numpy", "h5py", "pydantic_settings", "tomlkit", "mpi4py")
-FAILED, MOST = 1, 1 << 20  # a status; bytes of what is told
+MOST = 1 << 20  # bytes of what is told
+HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 
 
 def stand_for(address, arguments):
-    """The status of a rank with the arguments of a Python."""
+    """A rank with the arguments of a Python; ends as it does."""
     told = {
         "arguments": arguments,
         "environment": dict(os.environ),
@@ -31,8 +33,15 @@ def stand_for(address, arguments):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
         line.connect(address)
         socket.send_fds(line, [json.dumps(told).encode()], [0, 1, 2])
-        status = line.recv(16)
-    return int(status or FAILED)
+        for number in HANDED_ON:
+            signal.signal(number, lambda number, _: line.send(str(int(number)).encode()))
+        status = int(line.recv(16) or 1)
+        if status < 0:
+            # SIGKILL, say, has no other handler
+            with contextlib.suppress(OSError):
+                signal.signal(-status, signal.SIG_DFL)
+            os.kill(os.getpid(), -status)
+        os._exit(status)
 
 
 def serve(address):
@@ -53,6 +62,10 @@ def serve(address):
                 continue
             line, _ = listener.accept()
             told, streams, _, _ = socket.recv_fds(line, MOST, 3)
+            if not told:
+                # killed before it had asked
+                line.close()
+                continue
             pid = os.fork()
             if not pid:
                 for other in [line, *(key.fileobj for key in selector.get_map().values() if key.data)]:
@@ -67,15 +80,21 @@ def serve(address):
 
 
 def settle(selector, key):
-    """A rank has ended, or what stands for it has."""
+    """A rank has ended, or what stands for it has, or hands on a signal."""
     pid, line, rank = key.data
+    if key.fileobj is line:
+        number = signal.SIGKILL
+        with contextlib.suppress(ConnectionError):
+            number = int(line.recv(16) or number)
+        os.kill(pid, number)
+        if number != signal.SIGKILL:
+            return
     selector.unregister(line)
     selector.unregister(rank)
-    if key.fileobj is line:
-        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    if key.fileobj is rank:
-        line.send(str(os.waitstatus_to_exitcode(status) % 256).encode())
+    # who is to hear of it may be gone as well
+    with contextlib.suppress(ConnectionError):
+        line.send(str(os.waitstatus_to_exitcode(status)).encode())
     close(line)
     close(rank)
 
@@ -123,9 +142,11 @@ def run(arguments):
 
 if __name__ == "__main__":
     if sys.flags.no_site:
-        os._exit(stand_for(sys.argv[1], sys.argv[2:]))
+        stand_for(sys.argv[1], sys.argv[2:])
     for name in PRELOADED:
         __import__(name)
+    # a collection in a fork would copy all of it
+    gc.freeze()
     told, streams = serve(sys.argv[1])
     become(told, streams)
     run(told["arguments"])
