@@ -33,8 +33,14 @@ def stand_for(address, arguments):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
         line.connect(address)
         socket.send_fds(line, [json.dumps(told).encode()], [0, 1, 2])
+
+        def hand_on(number, _):
+            # the rank may have ended
+            with contextlib.suppress(OSError):
+                line.send(str(int(number)).encode())
+
         for number in HANDED_ON:
-            signal.signal(number, lambda number, _: line.send(str(int(number)).encode()))
+            signal.signal(number, hand_on)
         status = int(line.recv(16) or 1)
         if status < 0:
             # SIGKILL, say, has no other handler
@@ -61,7 +67,9 @@ def serve(address):
                 settle(selector, key)
                 continue
             line, _ = listener.accept()
-            told, streams, _, _ = socket.recv_fds(line, MOST, 3)
+            told = b""
+            with contextlib.suppress(ConnectionError):
+                told, streams, _, _ = socket.recv_fds(line, MOST, 3)
             if not told:
                 # killed before it had asked
                 line.close()
