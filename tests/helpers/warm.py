@@ -30,24 +30,30 @@ def stand_for(address, arguments):
         "folder": os.getcwd(),
         "cores": sorted(os.sched_getaffinity(0)),
     }
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+    # signals as bytes: one that comes just before a wait for the line would else be seen behind it
+    signals, into = socket.socketpair()
+    into.setblocking(False)
+    signal.set_wakeup_fd(into.fileno())
+    for number in HANDED_ON:
+        signal.signal(number, lambda *_: None)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line, selectors.DefaultSelector() as selector:
         line.connect(address)
         socket.send_fds(line, [json.dumps(told).encode()], [0, 1, 2])
-
-        def hand_on(number, _):
-            # the rank may have ended
-            with contextlib.suppress(OSError):
-                line.send(str(int(number)).encode())
-
-        for number in HANDED_ON:
-            signal.signal(number, hand_on)
+        selector.register(line, selectors.EVENT_READ)
+        selector.register(signals, selectors.EVENT_READ)
+        while line not in (ready := [key.fileobj for key, _ in selector.select()]):
+            if signals in ready:
+                for number in signals.recv(16):
+                    # the rank may have ended
+                    with contextlib.suppress(OSError):
+                        line.send(str(number).encode())
         status = int(line.recv(16) or 1)
-        if status < 0:
-            # SIGKILL, say, has no other handler
-            with contextlib.suppress(OSError):
-                signal.signal(-status, signal.SIG_DFL)
-            os.kill(os.getpid(), -status)
-        os._exit(status)
+    if status < 0:
+        # SIGKILL, say, has no other handler
+        with contextlib.suppress(OSError):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
 
 
 def serve(address):
