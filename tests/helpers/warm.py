@@ -3,12 +3,12 @@
     python -S -I warm.py ADDRESS ARGUMENTS...   # what mpirun starts in place of python ARGUMENTS...
     python warm.py ADDRESS                      # the process that is forked; ends with its standard input
 
-What was started stands for the rank: it hands on its arguments, environment, folder, cores and streams, and signals,
-and ends as the rank ends; where it is killed so is the rank. Of what this project writes nothing is loaded beforehand.
+What mpirun has started stands for the rank: it hands on its arguments, environment, folder, cores and streams, and ends
+with the rank's status; where it dies the rank is killed. Of what this project writes nothing is loaded beforehand. For
+programs that must end well: signals are not handed on.
 """
 
 import contextlib
-import gc
 import json
 import os
 import runpy
@@ -18,42 +18,22 @@ import socket
 import sys
 
 PRELOADED = ("torch", "numpy", "h5py", "pydantic_settings", "tomlkit", "mpi4py")
-MOST = 1 << 20  # bytes of what is told
-HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
+FAILED, MOST = 1, 1 << 20  # a status; bytes of what is told
 
 
 def stand_for(address, arguments):
-    """A rank with the arguments of a Python; ends as it does."""
+    """The status of a rank with the arguments of a Python."""
     told = {
         "arguments": arguments,
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "cores": sorted(os.sched_getaffinity(0)),
     }
-    # signals as bytes: one that comes just before a wait for the line would else be seen behind it
-    signals, into = socket.socketpair()
-    into.setblocking(False)
-    signal.set_wakeup_fd(into.fileno())
-    for number in HANDED_ON:
-        signal.signal(number, lambda *_: None)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line, selectors.DefaultSelector() as selector:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
         line.connect(address)
         socket.send_fds(line, [json.dumps(told).encode()], [0, 1, 2])
-        selector.register(line, selectors.EVENT_READ)
-        selector.register(signals, selectors.EVENT_READ)
-        while line not in (ready := [key.fileobj for key, _ in selector.select()]):
-            if signals in ready:
-                for number in signals.recv(16):
-                    # the rank may have ended
-                    with contextlib.suppress(OSError):
-                        line.send(str(number).encode())
-        status = int(line.recv(16) or 1)
-    if status < 0:
-        # SIGKILL, say, has no other handler
-        with contextlib.suppress(OSError):
-            signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    os._exit(status)
+        status = line.recv(16)
+    return int(status or FAILED)
 
 
 def serve(address):
@@ -94,21 +74,16 @@ def serve(address):
 
 
 def settle(selector, key):
-    """A rank has ended, or what stands for it has, or hands on a signal."""
+    """A rank has ended, or what stands for it has."""
     pid, line, rank = key.data
-    if key.fileobj is line:
-        number = signal.SIGKILL
-        with contextlib.suppress(ConnectionError):
-            number = int(line.recv(16) or number)
-        os.kill(pid, number)
-        if number != signal.SIGKILL:
-            return
     selector.unregister(line)
     selector.unregister(rank)
+    if key.fileobj is line:
+        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     # who is to hear of it may be gone as well
     with contextlib.suppress(ConnectionError):
-        line.send(str(os.waitstatus_to_exitcode(status)).encode())
+        line.send(str(os.waitstatus_to_exitcode(status) % 256).encode())
     close(line)
     close(rank)
 
@@ -156,11 +131,9 @@ def run(arguments):
 
 if __name__ == "__main__":
     if sys.flags.no_site:
-        stand_for(sys.argv[1], sys.argv[2:])
+        os._exit(stand_for(sys.argv[1], sys.argv[2:]))
     for name in PRELOADED:
         __import__(name)
-    # a collection in a fork would copy all of it
-    gc.freeze()
     told, streams = serve(sys.argv[1])
     become(told, streams)
     run(told["arguments"])
