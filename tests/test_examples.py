@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import re
 import shlex
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from parle_hpc.settings import load
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
-SHORT = ("--algorithm.L", 5, "--schedule.max_rounds", 14, "--run.checkpoint_every", 4, "--data.batch_size", 32)
+SHORT = ("--algorithm.L", 5, "--schedule.max_rounds", 16, "--run.checkpoint_every", 4, "--data.batch_size", 32)
 # what ends each one before its tenth round, when a checkpoint is complete
 TASKS = {"images_h5": "SIGKILL", "segmentation": "SIGTERM", "transformer": "SIGKILL", "huggingface_style": "SIGTERM"}
 LOOPS = {"own_loop": "SIGKILL", "fabric_loop": "SIGTERM"}
@@ -72,12 +71,12 @@ def command_of(name, out, images):
 def interrupted_and_not(ranks, signals, folder, images):
     """(Status of the job that was ended, what the same command then printed) by name.
 
-    The runs, and those that nobody ended, are in `folder`/NAME/parts and whole.
+    The runs, started once more when they have ended, and those that nobody ended are in `folder`/NAME/parts and whole.
     """
     commands = {name: command_of(name, folder / name / "parts", images) for name in signals}
     ended = {n: mpirun(ranks, "interrupted.py", 9, signals[n], *map(str, c)).returncode for n, c in commands.items()}
     whole = [command_of(name, folder / name / "whole", images) for name in signals]
-    printed = pass_in_turn(ranks, *whole, *commands.values(), timeout=600)
+    printed = pass_in_turn(ranks, *whole, *commands.values(), *commands.values(), timeout=600)
     return {name: (ended[name], printed[len(whole) + i]) for i, name in enumerate(signals)}
 
 
@@ -121,12 +120,9 @@ def last_validation(run):
 def test_evaluate_finds_the_last_validation_again(tasks, folder, name, score, unit):
     last = last_validation(folder / name / "whole")
     evaluated = module("parle_hpc.evaluate", folder / name / "whole", cwd=folder)
-    found = re.search(rf"validation {score} (\S+){unit}, loss (\S+), on", evaluated.stdout)
-    assert found, evaluated.stderr
-    # one process sums in another order than two, and what is printed is rounded
-    assert [float(value) for value in found.groups()] == pytest.approx(
-        [last[f"val_{score}"], last["val_loss"]], rel=1e-3
-    )
+    found = last[f"val_{score}"]
+    value = f"{found:.2f}{unit}" if unit else f"{found:.4g}"
+    assert f"validation {score} {value}, loss {last['val_loss']:.4g}" in evaluated.stdout, evaluated.stderr
 
 
 @pytest.mark.cluster
@@ -135,7 +131,7 @@ def test_evaluate_finds_the_last_validation_again(tasks, folder, name, score, un
     [
         ("images_h5", lambda last: last["val_error"] < 60),
         ("segmentation", lambda last: last["val_iou"] > 0.5),
-        ("transformer", lambda last: last["val_error"] < 70),
+        ("transformer", lambda last: last["val_error"] < 60),
         ("huggingface_style", lambda last: last["val_loss"] < 0.69),
     ],
 )

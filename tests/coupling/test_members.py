@@ -80,7 +80,7 @@ def test_who_waits_for_the_others_is_a_replica_of_mpi_also_killed_and_gone_on(tm
 def test_members_come_differ_and_go(tmp_path, digits, started):
     """Parle, Elastic-SGD, one that dies and one that comes late; gathered while they train, and at the end."""
     box = tmp_path / "box"
-    settings = ("--data.path", digits, "--schedule.max_rounds", 14, "--data.batch_size", 32)
+    settings = ("--data.path", digits, "--schedule.max_rounds", 18)
     first = started("beside.py", 8, 3, *of(box, 0, *settings), ranks=2)
     elastic = started("beside.py", 8, 3, *of(box, 1, *settings, "--algorithm.name", "elastic_sgd"))
     # after a round of its own, wherever it begins
@@ -105,10 +105,10 @@ def test_members_come_differ_and_go(tmp_path, digits, started):
     ended(first)
     ended(elastic)
     rounds = events(box / "runs/3", "round")
-    assert [rounds[0]["round"], len(rounds)] == [8, 6]
+    assert [rounds[0]["round"], len(rounds)] == [8, 10]
     assert all(event["members"] >= 3 for event in events(box / "runs/0", "round")[9:])
     assert [heartbeat(box, a).done for a in range(4)] == [True, True, False, True]
     result = module("parle_hpc.gather", box)
-    assert "0 after 14 rounds, 1 after 14 rounds, 3 after 14 rounds\n" in result.stdout
+    assert "0 after 18 rounds, 1 after 18 rounds, 3 after 18 rounds\n" in result.stdout
     told = module("parle_hpc.evaluate", box).stdout
-    assert float(told.split()[2]) < 5, told
+    assert float(told.split()[2]) < 3.5, told
