@@ -122,7 +122,10 @@ def test_what_fails_on_a_rank_ends_all_with_its_traceback(case, shape, last):
 def test_what_differs_is_raised_alike_on_all_ranks(case, shape, line):
     everyone = in_turn(shape)[case]
     assert everyone == everyone[:1] * SHAPES[shape][0]
+    # a Disagreement is one line and status 2, whatever it says
+    assert everyone[0].startswith(line if "Error: " in line else "Disagreement: ")
     assert line in everyone[0]
+    assert "dead" not in everyone[0]
 
 
 @pytest.mark.parametrize(("case", "shape"), RIGHT)
