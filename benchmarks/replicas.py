@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bench import command_line, quartiles, shown, write
-from helpers.mpi import mpirun
+from helpers.mpi import COLD, mpirun
 
 SIZES = {"LeNet": 132_220, "All-CNN": 1_369_738}
 
@@ -82,7 +82,7 @@ def worker(replicas, repeat, what):
 
 def call(ranks, *arguments):
     # mpi.mpirun takes a .py name for one of the tests' programs: an absolute path stays what it is
-    result = mpirun(ranks, str(Path(__file__).resolve()), "--worker", *arguments, timeout=1200)
+    result = mpirun(ranks, str(Path(__file__).resolve()), "--worker", *arguments, python=COLD, timeout=1200)
     if result.returncode:
         sys.exit(result.stdout + result.stderr)
     return json.loads(result.stdout.splitlines()[-1])

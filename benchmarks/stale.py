@@ -13,7 +13,7 @@ from collections import deque
 from pathlib import Path
 
 from bench import command_line, write
-from helpers.mpi import mpirun
+from helpers.mpi import COLD, mpirun
 
 SETTINGS = ("--recipe", "lenet_mnist", "--schedule.max_rounds", "40", "--run.validate_every", "40")
 
@@ -69,7 +69,8 @@ def main():
             out = Path(given.out) / f"age{age}-seed{seed}"
             run = (*(settings or SETTINGS), "--run.seed", seed, "--replicas", given.replicas, "--out", out)
             if not (out / "reference.pt").exists():
-                result = mpirun(given.replicas, Path(__file__).resolve(), "--rank", age, *run, timeout=None)
+                program = (Path(__file__).resolve(), "--rank", age)
+                result = mpirun(given.replicas, *program, *run, python=COLD, timeout=None)
                 if result.returncode:
                     sys.exit(result.stderr)
             last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-2])

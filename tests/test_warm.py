@@ -9,6 +9,8 @@ import pytest
 from helpers.moments import until
 from helpers.mpi import warm
 
+pytestmark = pytest.mark.cluster
+
 TELLS = """
 import json, os, random, sys
 loaded = [name for name in sys.modules if name.partition(".")[0] in ("parle_hpc", "helpers", "horovod")]
@@ -43,7 +45,8 @@ def test_it_has_what_it_was_started_with(environment, tmp_path):
         ("import sys; sys.exit(3)", 3, ""),
         ("raise KeyError('here')", 1, "KeyError: 'here'"),
         ("import atexit; atexit.register(print, 'over')", 0, "over"),
-        ("import os; os.kill(os.getpid(), 9)", 247, ""),
+        ("import os; os.kill(os.getpid(), 9)", -9, ""),
+        ("import os; os.kill(os.getpid(), 15)", -15, ""),
     ],
 )
 def test_it_ends_as_the_rank_ends(body, status, line):

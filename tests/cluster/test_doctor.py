@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers.mpi import ENVIRONMENT, mpirun, our_lines
+from helpers.mpi import COLD, ENVIRONMENT, mpirun, our_lines
 from helpers.namespaces import Cluster, why_not
 from helpers.planted import DOCTOR, alone, at_once, changes, hurried, on_core, table, two_mpi_libraries
 
@@ -135,7 +135,7 @@ def test_steps_are_bounded_from_outside(body, status, line):
 @pytest.mark.cluster
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_sound_machine(count, tmp_path):
-    result = mpirun(count, *DOCTOR, "--out", tmp_path / "new" / "runs")
+    result = mpirun(count, *DOCTOR, "--out", tmp_path / "new" / "runs", python=COLD)
     crowded = count > len(CORES)
     assert result.returncode == crowded, result.stderr
     n = 2 if count > 1 else 1
@@ -187,7 +187,7 @@ def test_a_wrong_pmi_is_said_once():
 @pytest.mark.cluster
 def test_two_mpi_libraries(tmp_path):
     planted, both = two_mpi_libraries(tmp_path)
-    result = mpirun(2, *DOCTOR, **planted)
+    result = mpirun(2, *DOCTOR, **planted, python=COLD)
     assert result.returncode == 1
     (line,) = changes(result)
     assert line.startswith(f"1. mpi4py and Horovod load different MPI libraries: {' and '.join(both)}; ")
@@ -203,7 +203,7 @@ def test_two_mpi_libraries(tmp_path):
 @pytest.mark.cluster
 def test_all_ranks_on_one_core(tmp_path):
     core = min(CORES)
-    result = mpirun(2, *on_core(core, *DOCTOR, "--out", tmp_path))
+    result = mpirun(2, *on_core(core, *DOCTOR, "--out", tmp_path), python=COLD)
     assert result.returncode == 1
     (line,) = changes(result)
     assert line.startswith("1. ranks 0-1 on ")
@@ -237,7 +237,7 @@ def test_hosts_and_a_folder_that_they_do_not_share(tmp_path):
 
 @pytest.mark.cluster
 def test_a_rank_that_does_not_come():
-    result = mpirun(1, *hurried("the start of MPI", "--wait", "120"), ":", "-np", "1", "sleep", "1000")
+    result = mpirun(1, *hurried("the start of MPI", "--wait", "120"), ":", "-np", "1", "sleep", "1000", python=COLD)
     (line,) = our_lines(result)
     assert "the start of MPI did not end within 3 s; start all ranks with one command" in line
     assert "rank 0 on " in line
@@ -268,7 +268,7 @@ def test_a_node_without_mpi4py_is_named(tmp_path):
     (tmp_path / "mpi4py.py").write_text("raise ImportError('no such module')")
     # rank 1 as the first of a second node
     node = f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); os.environ['OMPI_COMM_WORLD_LOCAL_RANK'] = '0'"
-    result = mpirun(1, *DOCTOR, ":", "-np", "1", sys.executable, *at_once(before=node))
+    result = mpirun(1, *DOCTOR, ":", "-np", "1", sys.executable, *at_once(before=node), python=COLD)
     (line,) = our_lines(result)
     assert line.startswith("rank 1 on ")
     assert "mpi4py cannot be loaded (no such module)" in line

@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers.mpi import ENVIRONMENT, mpirun, our_lines
+from helpers.mpi import COLD, ENVIRONMENT, mpirun, our_lines
 from helpers.planted import DOCTOR, alone, changes
 from helpers.trainer import TRAIN
 
@@ -56,7 +56,7 @@ def test_one_process_trains(tmp_path, variables, threads):
 
 @pytest.mark.cluster
 def test_an_empty_number_of_threads_under_mpirun_is_none(tmp_path):
-    result = mpirun(1, *TRAIN, *SHORT, "--out", tmp_path, OMP_NUM_THREADS="")
+    result = mpirun(1, *TRAIN, *SHORT, "--out", tmp_path, python=COLD, OMP_NUM_THREADS="")
     threads = len(os.sched_getaffinity(0))
     assert f", cpu in fp32, {threads} thread{'s' * (threads > 1)} a rank\n" in result.stdout, result.stderr
 

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from helpers.mpi import mpirun
+from helpers.mpi import COLD, mpirun
 from helpers.planted import DOCTOR, changes, table
 
 from parle_hpc.cluster.diagnosis import findings, strays
@@ -94,7 +94,7 @@ def test_the_doctor_says_so(tmp_path):
     """With all of them it trains all the same."""
     left = {"RANK": "0", "WORLD_SIZE": "8", "HOROVOD_CONTROLLER": "gloo", "OMP_NUM_THREADS": "", "PMI_RANK": "1"}
     left |= {"PMI_SIZE": "8", "SLURM_ARRAY_TASK_ID": "3"}
-    result = mpirun(2, *DOCTOR, "--out", tmp_path, **left)
+    result = mpirun(2, *DOCTOR, "--out", tmp_path, python=COLD, **left)
     assert result.returncode == 1, result.stderr
     unset = ["PMI_RANK PMI_SIZE", "RANK WORLD_SIZE", "SLURM_ARRAY_TASK_ID", "OMP_NUM_THREADS", "HOROVOD_CONTROLLER"]
     lines = [line for line in changes(result) if "take turns" not in line]

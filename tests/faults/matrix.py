@@ -16,7 +16,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from helpers.mpi import mpirun, our_lines
+from helpers.mpi import COLD, mpirun, our_lines
 
 FAULTS = ("missing", "twice", "early")
 NAMES = "broadcast backward average step average step average coupling at_reference average step "
@@ -30,7 +30,8 @@ def one(fault, number, shape):
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            result = mpirun(n * m, "-m", "programs.matrix", fault, number, n, folder, timeout=WITHIN)
+            command = ("-m", "programs.matrix", fault, number, n, folder)
+            result = mpirun(n * m, *command, python=COLD, timeout=WITHIN)
         except subprocess.TimeoutExpired:
             return "hangs", "", WITHIN
         seconds = time.monotonic() - started

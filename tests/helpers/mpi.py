@@ -13,6 +13,7 @@ from helpers.rank import BETWEEN
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 RANK = Path(__file__).with_name("rank.py")
+COLD = (sys.executable,)
 ENVIRONMENT = {
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -29,17 +30,9 @@ def of_rank(command):
     return [str(RANK), *command] if command[0].endswith(".py") or "--" in command else command
 
 
-def mpirun(ranks, *command, python=(sys.executable,), timeout=240, cwd=None, **environment):
-    """The finished `mpirun -np ranks python command...`, output as text; the command as of_rank has it."""
-    environment = {**os.environ, **ENVIRONMENT, **environment}
-    launcher = shutil.which("mpirun", path=environment["PATH"])
-    command = [launcher, "-np", str(ranks), *python, *of_rank(command)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)
-
-
 @cache
 def warm():
-    """What stands for a Python whose rank begins with torch loaded (warm.py), for this process's tests."""
+    """What stands for a Python that begins with torch loaded (warm.py), for this process's tests."""
     folder = tempfile.mkdtemp(prefix="warm-")
     address, program = os.path.join(folder, "ranks"), str(Path(__file__).with_name("warm.py"))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -51,9 +44,20 @@ def warm():
     return sys.executable, "-S", "-I", program, address
 
 
+def mpirun(ranks, *command, python=None, timeout=240, cwd=None, **environment):
+    """The finished `mpirun -np ranks python command...`, output as text; the command as of_rank has it.
+
+    python: what the ranks are started with, COLD for one that loads all by itself as users' do; None: warm().
+    """
+    environment = {**os.environ, **ENVIRONMENT, **environment}
+    launcher = shutil.which("mpirun", path=environment["PATH"])
+    command = [launcher, "-np", str(ranks), *(python or warm()), *of_rank(command)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)
+
+
 def passes(ranks, *command, **options):
     """The output of a program that must end well."""
-    result = mpirun(ranks, *command, python=warm(), **options)
+    result = mpirun(ranks, *command, **options)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -71,6 +75,6 @@ def our_lines(result):
 
 
 def module(name, *arguments, **options):
-    """The finished `python -m name arguments...`, output as text."""
-    command = [sys.executable, "-m", name, *map(str, arguments)]
+    """The finished `python -m name arguments...`, output as text; begins with torch loaded."""
+    command = [*warm(), "-m", name, *map(str, arguments)]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, **options)

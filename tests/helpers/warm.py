@@ -1,11 +1,11 @@
 """Ranks that begin with torch loaded: forks of a process that has loaded it once, which takes a second of a core.
 
-    python -S -I warm.py ADDRESS ARGUMENTS...   # what mpirun starts in place of python ARGUMENTS...
+    python -S -I warm.py ADDRESS ARGUMENTS...   # what is started in place of python ARGUMENTS...
     python warm.py ADDRESS                      # the process that is forked; ends with its standard input
 
-What mpirun has started stands for the rank: it hands on its arguments, environment, folder, cores and streams, and ends
-with the rank's status; where it dies the rank is killed. Of what this project writes nothing is loaded beforehand. For
-programs that must end well: signals are not handed on.
+What was started stands for the rank: it hands on its arguments, environment, folder, cores and streams, and ends as the
+rank ends. Signals it does not hand on: where one ends it, the rank is killed. Of what this project writes nothing is
+loaded beforehand.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import socket
 import sys
 
 PRELOADED = ("torch", "numpy", "h5py", "pydantic_settings", "tomlkit", "mpi4py")
-FAILED, MOST = 1, 1 << 20  # a status; bytes of what is told
+MOST = 1 << 20  # bytes of what is told
 
 
 def stand_for(address, arguments):
-    """The status of a rank with the arguments of a Python."""
+    """A rank with the arguments of a Python; ends as it does."""
     told = {
         "arguments": arguments,
         "environment": dict(os.environ),
@@ -32,8 +32,13 @@ def stand_for(address, arguments):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
         line.connect(address)
         socket.send_fds(line, [json.dumps(told).encode()], [0, 1, 2])
-        status = line.recv(16)
-    return int(status or FAILED)
+        status = int(line.recv(16) or 1)
+    if status < 0:
+        # SIGKILL has no other handler
+        with contextlib.suppress(OSError):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
 
 
 def serve(address):
@@ -83,7 +88,7 @@ def settle(selector, key):
     _, status = os.waitpid(pid, 0)
     # who is to hear of it may be gone as well
     with contextlib.suppress(ConnectionError):
-        line.send(str(os.waitstatus_to_exitcode(status) % 256).encode())
+        line.send(str(os.waitstatus_to_exitcode(status)).encode())
     close(line)
     close(rank)
 
@@ -131,7 +136,7 @@ def run(arguments):
 
 if __name__ == "__main__":
     if sys.flags.no_site:
-        os._exit(stand_for(sys.argv[1], sys.argv[2:]))
+        stand_for(sys.argv[1], sys.argv[2:])
     for name in PRELOADED:
         __import__(name)
     told, streams = serve(sys.argv[1])
