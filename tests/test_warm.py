@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 from helpers.moments import until
-from helpers.mpi import warm
+from helpers.mpi import COLD, ENVIRONMENT, warm
 
 pytestmark = pytest.mark.cluster
 
@@ -62,3 +64,18 @@ def test_a_rank_goes_with_what_stands_for_it():
         assert rank != stands.pid
         stands.kill()
     until(lambda: not os.path.exists(f"/proc/{rank}"))
+
+
+@pytest.mark.parametrize("kind", ["cold", "warm"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, 7), (signal.SIGUSR2, 7), (signal.SIGTERM, 1)])
+def test_what_mpirun_signals_the_rank_hears(kind, number, status):
+    body = f"import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {{{int(number)}}}); "
+    body += f"print('ready', flush=True); signal.sigwait({{{int(number)}}}); print('heard', flush=True); sys.exit(7)"
+    environment = {**os.environ, **ENVIRONMENT}
+    launcher = shutil.which("mpirun", path=environment["PATH"])
+    command = [launcher, "-np", "1", *(warm() if kind == "warm" else COLD), "-c", body]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as job:
+        assert job.stdout.readline() == "ready\n"
+        job.send_signal(number)
+        assert "heard\n" in job.communicate(timeout=60)[0]
+    assert job.returncode == status

@@ -2,12 +2,11 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
 from helpers.moments import until
-from helpers.mpi import ENVIRONMENT, PROGRAMS, module, our_lines, passes
+from helpers.mpi import ENVIRONMENT, PROGRAMS, module, our_lines, passes, warm
 from helpers.trainer import TRAIN, events
 
 from parle_hpc.coupling.mailbox import heartbeat
@@ -29,7 +28,7 @@ def started():
 
     def start(*command, ranks=1):
         program = PROGRAMS / command[0] if command[0] != "-m" else "-m"
-        command = [sys.executable, str(program), *map(str, command[1:])]
+        command = [*warm(), str(program), *map(str, command[1:])]
         command = ["mpirun", "-np", str(ranks), *command] if ranks > 1 else command
         environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"}
         pipe = subprocess.PIPE

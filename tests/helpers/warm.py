@@ -4,8 +4,8 @@
     python warm.py ADDRESS                      # the process that is forked; ends with its standard input
 
 What was started stands for the rank: it hands on its arguments, environment, folder, cores and streams, and ends as the
-rank ends. Signals it does not hand on: where one ends it, the rank is killed. Of what this project writes nothing is
-loaded beforehand.
+rank ends; where it is killed so is the rank. Both are of one process group, which is what mpirun sends its signals to.
+Of what this project writes nothing is loaded beforehand.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import sys
 
 PRELOADED = ("torch", "numpy", "h5py", "pydantic_settings", "tomlkit", "mpi4py")
 MOST = 1 << 20  # bytes of what is told
+OF_THE_RANK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def stand_for(address, arguments):
@@ -28,10 +29,15 @@ def stand_for(address, arguments):
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "cores": sorted(os.sched_getaffinity(0)),
+        "group": os.getpgid(0),
     }
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
         line.connect(address)
         socket.send_fds(line, [json.dumps(told).encode()], [0, 1, 2])
+        if line.recv(16):
+            # the rank is in the group and gets them too
+            for number in OF_THE_RANK:
+                signal.signal(number, signal.SIG_IGN)
         status = int(line.recv(16) or 1)
     if status < 0:
         # SIGKILL has no other handler
@@ -65,13 +71,20 @@ def serve(address):
                 # killed before it had asked
                 line.close()
                 continue
+            told = json.loads(told)
             pid = os.fork()
             if not pid:
                 for other in [line, *(key.fileobj for key in selector.get_map().values() if key.data)]:
                     close(other)
-                return json.loads(told), streams
+                return told, streams
             for stream in streams:
                 os.close(stream)
+            try:
+                os.setpgid(pid, told["group"])
+                line.send(b"there")
+            except OSError:
+                # what stands for it is gone, or of another session
+                os.kill(pid, signal.SIGKILL)
             rank = os.pidfd_open(pid)
             # whichever of the two ends
             for end in (line, rank):

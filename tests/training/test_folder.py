@@ -4,12 +4,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import h5py
 import pytest
-from helpers.mpi import ENVIRONMENT, module, our_lines
+from helpers.mpi import COLD, ENVIRONMENT, module, our_lines, warm
 from helpers.trainer import TRAIN, events, weights
 
 from parle_hpc.data.prepare import prepare
@@ -33,8 +32,8 @@ os.fsync = fsync
 """
 
 
-def started(*settings, cwd, **environment):
-    command = [sys.executable, *TRAIN, *SHORT, *map(str, settings)]
+def started(*settings, cwd, python=None, **environment):
+    command = [*(python or warm()), *TRAIN, *SHORT, *map(str, settings)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=cwd, env={**ENVIRONMENT, **environment}, **streams)
 
@@ -73,7 +72,8 @@ def test_a_folder_that_a_living_run_holds_is_refused_and_a_dead_ones_is_not(tmp_
     """Of two at once with one --out one trains; killed, it is gone on with."""
     settings = ["--data.path", digits, "--out", tmp_path / "run", "--schedule.max_rounds", 100_000]
     settings += ["--schedule.epochs", 100_000]
-    first = started(*settings, "--run.checkpoint_every", 1, cwd=tmp_path)
+    # whose number is told, and which is dead when it is killed
+    first = started(*settings, "--run.checkpoint_every", 1, cwd=tmp_path, python=COLD)
     try:
         until = time.monotonic() + 120
         while not list(tmp_path.glob("run/checkpoints/*/manifest.json")) and time.monotonic() < until:
@@ -182,7 +182,7 @@ def test_where_the_current_folder_cannot_be_written_the_digits_go_to_the_run(tmp
 def test_a_file_system_that_forces_no_folder_to_disk(tmp_path, digits):
     (tmp_path / "sitecustomize.py").write_text(UNABLE)
     path = f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
-    result = ended(started("--data.path", digits, "--out", "run", cwd=tmp_path, PYTHONPATH=path))
+    result = ended(started("--data.path", digits, "--out", "run", cwd=tmp_path, python=COLD, PYTHONPATH=path))
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert list(tmp_path.glob("run/checkpoints/*/manifest.json"))
