@@ -77,5 +77,8 @@ def test_what_mpirun_signals_the_rank_hears(kind, number, status):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as job:
         assert job.stdout.readline() == "ready\n"
         job.send_signal(number)
-        assert "heard\n" in job.communicate(timeout=60)[0]
-    assert job.returncode == status
+        try:
+            told, _ = job.communicate(timeout=60)
+        finally:
+            job.kill()
+    assert (told, job.returncode) == ("heard\n", status)

@@ -24,6 +24,8 @@ OF_THE_RANK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, sig
 
 def stand_for(address, arguments):
     """A rank with the arguments of a Python; ends as it does."""
+    for number in OF_THE_RANK:
+        signal.signal(number, signal.SIG_IGN)
     told = {
         "arguments": arguments,
         "environment": dict(os.environ),
@@ -34,10 +36,6 @@ def stand_for(address, arguments):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
         line.connect(address)
         socket.send_fds(line, [json.dumps(told).encode()], [0, 1, 2])
-        if line.recv(16):
-            # the rank is in the group and gets them too
-            for number in OF_THE_RANK:
-                signal.signal(number, signal.SIG_IGN)
         status = int(line.recv(16) or 1)
     if status < 0:
         # SIGKILL has no other handler
@@ -81,8 +79,7 @@ def serve(address):
                 os.close(stream)
             try:
                 os.setpgid(pid, told["group"])
-                line.send(b"there")
-            except OSError:
+            except PermissionError:
                 # what stands for it is gone, or of another session
                 os.kill(pid, signal.SIGKILL)
             rank = os.pidfd_open(pid)
