@@ -125,8 +125,11 @@ def become(told, streams):
     # of processes that were started each draws other numbers
     random.seed()
     np.random.seed()
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(int(threads) if threads.isdigit() else len(told["cores"]))
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(chosen) if chosen.isdigit() else len(told["cores"])
+    if threads != torch.get_num_threads():
+        # starts threads, which signals may go to, where a Python that has just loaded torch has one
+        torch.set_num_threads(threads)
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
