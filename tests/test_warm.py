@@ -38,6 +38,9 @@ def test_it_has_what_it_was_started_with(environment, tmp_path):
     cold, first, second = (told(python, tmp_path, **environment) for python in ((sys.executable,), warm(), warm()))
     draws = {one.pop("random") for one in (cold, first, second)}
     assert len(draws) == 3
+    # of a thread that a library has started on loading, a fork is rid
+    tasks = [one.pop("tasks") for one in (cold, first, second)]
+    assert tasks[1:] == [1, 1]
     assert cold == first == second
     assert (cold["argv"], cold["input"], cold["loaded"]) == (["-c", "one", "two"], "given", [])
 

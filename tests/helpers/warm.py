@@ -126,9 +126,10 @@ def become(told, streams):
     random.seed()
     np.random.seed()
     chosen = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(chosen) if chosen.isdigit() else len(told["cores"])
-    if threads != torch.get_num_threads():
-        # starts threads, which signals may go to, where a Python that has just loaded torch has one
+    loaded = torch.get_num_threads()
+    threads = int(chosen) if chosen.isdigit() else min(loaded, len(told["cores"]))
+    if threads != loaded:
+        # starts threads, to which a signal may go
         torch.set_num_threads(threads)
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
