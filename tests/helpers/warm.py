@@ -69,19 +69,13 @@ def serve(address):
                 # killed before it had asked
                 line.close()
                 continue
-            told = json.loads(told)
             pid = os.fork()
             if not pid:
                 for other in [line, *(key.fileobj for key in selector.get_map().values() if key.data)]:
                     close(other)
-                return told, streams
+                return json.loads(told), streams
             for stream in streams:
                 os.close(stream)
-            try:
-                os.setpgid(pid, told["group"])
-            except PermissionError:
-                # what stands for it is gone, or of another session
-                os.kill(pid, signal.SIGKILL)
             rank = os.pidfd_open(pid)
             # whichever of the two ends
             for end in (line, rank):
@@ -110,6 +104,7 @@ def close(thing):
 
 def become(told, streams):
     """This process as a Python that was started as it was told."""
+    os.setpgid(0, told["group"])
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
