@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
 from helpers.moments import until
@@ -35,7 +33,7 @@ def told(python, folder, **environment):
 
 @pytest.mark.parametrize("environment", [{}, {"OMP_NUM_THREADS": "1"}])
 def test_it_has_what_it_was_started_with(environment, tmp_path):
-    cold, first, second = (told(python, tmp_path, **environment) for python in ((sys.executable,), warm(), warm()))
+    cold, first, second = (told(python, tmp_path, **environment) for python in (COLD, warm(), warm()))
     draws = {one.pop("random") for one in (cold, first, second)}
     assert len(draws) == 3
     # of a thread that a library has started on loading, a fork is rid
@@ -71,18 +69,24 @@ def test_a_rank_goes_with_what_stands_for_it():
 
 
 @pytest.mark.parametrize("kind", ["cold", "warm"])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, 7), (signal.SIGUSR2, 7), (signal.SIGTERM, 1)])
-def test_what_mpirun_signals_the_rank_hears(kind, number, status):
-    body = f"import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {{{int(number)}}}); "
-    body += f"print('ready', flush=True); signal.sigwait({{{int(number)}}}); print('heard', flush=True); sys.exit(7)"
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
+def test_what_mpirun_signals_the_rank_hears(kind, number):
+    body = f"import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {{{int(number)}}}); "
+    body += "print(os.getpgid(0), flush=True); "
+    body += f"signal.sigwait({{{int(number)}}}); print('heard', flush=True); sys.exit(7)"
+    command = ["mpirun", "-np", "1", *(warm() if kind == "warm" else COLD), "-c", body]
     environment = {**os.environ, **ENVIRONMENT}
-    launcher = shutil.which("mpirun", path=environment["PATH"])
-    command = [launcher, "-np", "1", *(warm() if kind == "warm" else COLD), "-c", body]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as job:
-        assert job.stdout.readline() == "ready\n"
-        job.send_signal(number)
         try:
+            group = int(job.stdout.readline())
+            assert group != os.getpgid(0)
+            if number == signal.SIGTERM:
+                # as mpirun sends it, which would kill the rank a second later
+                os.killpg(group, number)
+            else:
+                job.send_signal(number)
             told, _ = job.communicate(timeout=60)
         finally:
-            job.kill()
-    assert (told, job.returncode) == ("heard\n", status)
+            # and its rank with it
+            job.terminate()
+    assert (told, job.returncode) == ("heard\n", 7)
